@@ -327,8 +327,8 @@ def _curves(
     def series(metric: str) -> tuple[list[int], list[float]]:
         # A perplexity may be infinite.
         own = (line for line in lines if math.isfinite(line.get(metric, math.nan)))
-        found = [(int(line["step"]), line[metric]) for line in own]
-        return [step for step, _ in found], [value for _, value in found]
+        pairs = [(int(line["step"]), line[metric]) for line in own]
+        return [step for step, _ in pairs], [value for _, value in pairs]
 
     training, validation = series("loss"), series("validation/loss")
     if training[0] and validation[0] and _alike(training[1], validation[1]):
@@ -399,8 +399,8 @@ def _pieces(
 
 def _source(result: TaskResult, rows: Mapping[str, np.ndarray], row: int) -> list[TextPiece]:
     tokens, blocks = rows["encoder_input_tokens"][row], rows["encoder_block_ids"][row]
-    found = _pieces(result.vocabulary, tokens, blocks)
-    return [TextPiece(text, count) for _, text, count in found if text]
+    pieces = _pieces(result.vocabulary, tokens, blocks)
+    return [TextPiece(text, count) for _, text, count in pieces if text]
 
 
 def _row_name(result: TaskResult, rows: Mapping[str, np.ndarray], row: int) -> str:

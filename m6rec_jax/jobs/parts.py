@@ -125,16 +125,16 @@ class Parts:
         with self.lock:
             if key not in self._made:
                 self._made[key] = make()
-            found: T = self._made[key]
-        return found
+            value: T = self._made[key]
+        return value
 
     def _read_once(self, key: Any, read: Callable[[], T]) -> T:
         """What `read` gives, unless the state before has it by an equal key."""
         with self.lock:
             if key not in self._files:
                 self._files[key] = self.earlier.pop(key) if key in self.earlier else read()
-            found: T = self._files[key]
-        return found
+            value: T = self._files[key]
+        return value
 
     def warm_once(self, key: Any, warm_up: Callable[[], Any]) -> None:
         """Runs an engine's warm-up, unless it ran for another state of the model."""

@@ -77,11 +77,11 @@ class RerankingAnswers(IndexAnswerer[_RerankingTask]):
         parts = self.parts
         parts.retriever().check_task(task)
         data = parts.data(task)
-        found = RetrievalTask(parts.renderer(task), parts.index(task), data.items)
+        retrieval = RetrievalTask(parts.renderer(task), parts.index(task), data.items)
         catalogue, co_occurrence, ease = data.counted
         known = {item.id: index for index, item in enumerate(catalogue.items)}
         # Items that are newer than the prepared data co-occur with nothing, and stand at the end.
-        new = [id_ for id_ in found.index.ids if id_ not in known]
+        new = [id_ for id_ in retrieval.index.ids if id_ not in known]
         if unknown := [id_ for id_ in new if id_ not in data.items]:
             raise DataError(
                 f"the index of '{task}' has items that the catalogue lacks, {unknown[0]!r} "
@@ -89,7 +89,7 @@ class RerankingAnswers(IndexAnswerer[_RerankingTask]):
             )
         index_of = known | {id_: len(known) + index for index, id_ in enumerate(new)}
         texts = [*catalogue.texts, *(data.template.item(data.items[id_]) for id_ in new)]
-        of_found = np.array([index_of[id_] for id_ in found.index.ids])
+        of_found = np.array([index_of[id_] for id_ in retrieval.index.ids])
         in_index = np.full(len(texts), NO_ITEM)
         in_index[of_found] = np.arange(len(of_found))
         reranker = Reranker(
@@ -102,7 +102,7 @@ class RerankingAnswers(IndexAnswerer[_RerankingTask]):
             offered=in_index != NO_ITEM,
             kinds=catalogue.kinds,
         )
-        return _RerankingTask(found, reranker, of_found, in_index, index_of, list(index_of))
+        return _RerankingTask(retrieval, reranker, of_found, in_index, index_of, list(index_of))
 
     def retrieval(self, task: str) -> RetrievalTask:
         return self.of_task(task).found
@@ -110,25 +110,25 @@ class RerankingAnswers(IndexAnswerer[_RerankingTask]):
     def results(
         self, task: str, accepted: Sequence[Accepted], users: np.ndarray, found: TopK
     ) -> list[Retrieved]:
-        own, requests = self.of_task(task), [one.request for one in accepted]
-        best = own.reranker.rerank(
-            [self._indices(own, [item.id for _, item in one.history]) for one in requests],
-            [self._indices(own, ids) for ids in self.excluded(accepted)],
-            TopK(np.where(found.ids >= 0, own.of_found[found.ids], found.ids), found.scores),
-            lambda ids: own.found.index.similarities(
-                users, np.where(ids >= 0, own.in_index[ids], ids)
+        state, requests = self.of_task(task), [one.request for one in accepted]
+        best = state.reranker.rerank(
+            [self._indices(state, [item.id for _, item in one.history]) for one in requests],
+            [self._indices(state, ids) for ids in self.excluded(accepted)],
+            TopK(np.where(found.ids >= 0, state.of_found[found.ids], found.ids), found.scores),
+            lambda ids: state.found.index.similarities(
+                users, np.where(ids >= 0, state.in_index[ids], ids)
             ),
         )
         results = []
         for request, items, scores in zip(requests, best.ids, best.scores, strict=True):
-            names = [own.ids[item] for item in items[items >= 0]]
+            names = [state.ids[item] for item in items[items >= 0]]
             k = request.k or self.default_k
-            results.append(self.listed(task, names, scores, k, own.found.catalogue))
+            results.append(self.listed(task, names, scores, k, state.found.catalogue))
         return results
 
     def describe(self, task: str) -> Mapping[str, Any]:
         return {**super().describe(task), "reranker": self.of_task(task).reranker.describe()}
 
     @staticmethod
-    def _indices(own: _RerankingTask, ids: Iterable[str]) -> list[int]:
-        return [own.index_of[id_] for id_ in ids if id_ in own.index_of]
+    def _indices(state: _RerankingTask, ids: Iterable[str]) -> list[int]:
+        return [state.index_of[id_] for id_ in ids if id_ in state.index_of]

@@ -95,7 +95,7 @@ class TitleRecommendationJob(RecommendationJob):
         return RecommendationPredictions(
             rows=rows,
             top_items=top_items.astype(np.int64),
-            scores=np.array([own for _, own in of_new]).astype(np.float32),
+            scores=np.array([score for _, score in of_new]).astype(np.float32),
             ranks=ranking.target_ranks(np.array([items for items, _ in of_all]), targets),
             new_ranks=ranking.target_ranks(top_items, targets),
             language=language,
@@ -205,15 +205,15 @@ class _TitlesTask(NamedTuple):
 
     def excluded(self, request: Request, exclude_seen: bool) -> list[int]:
         """Indices of seen items; one without an id is seen where it has the title of others."""
-        found = [self.index_of[id_] for id_ in request.exclude if id_ in self.index_of]
+        excluded = [self.index_of[id_] for id_ in request.exclude if id_ in self.index_of]
         for _, item in request.history if exclude_seen else ():
             if item.id:
-                found += [self.index_of[item.id]] if item.id in self.index_of else []
+                excluded += [self.index_of[item.id]] if item.id in self.index_of else []
                 continue
             # An item without what a title needs has no title of the catalogue.
             with contextlib.suppress(DataError):
-                found += self.items_of_title.get(_title(self.template, item), [])
-        return sorted(set(found))
+                excluded += self.items_of_title.get(_title(self.template, item), [])
+        return sorted(set(excluded))
 
 
 @gin.configurable(allowlist=["k", "max_k", "exclude_seen"])
@@ -286,18 +286,18 @@ class TitlesAnswers(Answerer[_TitlesTask]):
 
     def accept(self, request: Request, task: str) -> RequestText:
         check_k(request, self._max_k, "TitlesAnswers.max_k")
-        own, generator = self.of_task(task), self.parts.generator(task)
-        text, about = own.renderer.render(request), _about(request)
+        state, generator = self.of_task(task), self.parts.generator(task)
+        text, about = state.renderer.render(request), _about(request)
         try:
-            source = own.template.source(text.history, about)
-            number = len(generator.vocabulary.encode(own.template.render_prefix(about)))
+            source = state.template.source(text.history, about)
+            number = len(generator.vocabulary.encode(state.template.render_prefix(about)))
         except DataError as error:
             raise RejectedRow("no_text", f"'about' says too little: {error}") from None
-        if number + own.trie.length > generator.max_tokens:
+        if number + state.trie.length > generator.max_tokens:
             raise RejectedRow(
                 "no_text",
                 f"'about' makes {number} tokens before the title, which leave no room for the "
-                f"longest one, of {own.trie.length}, in {generator.max_tokens}",
+                f"longest one, of {state.trie.length}, in {generator.max_tokens}",
             )
         return text._replace(history=source)
 
@@ -307,21 +307,21 @@ class TitlesAnswers(Answerer[_TitlesTask]):
         return answers
 
     def _answer(self, task: str, asked: Sequence[Accepted]) -> list[RecommendedTitles]:
-        own = self.of_task(task)
+        state = self.of_task(task)
         hides = self.parts.hides_seen(task, self._exclude_seen)
         histories = [one.text.history for one in asked]
         requests = [
             TextRequest(
                 one.text.history,
-                own.template.render_prefix(_about(one.request)),
+                state.template.render_prefix(_about(one.request)),
                 task,
-                seen=own.excluded(one.request, hides),
+                seen=state.excluded(one.request, hides),
             )
             for one in asked
         ]
-        scores = None if own.shared is None else own.shared.item_scores(histories)
+        scores = None if state.shared is None else state.shared.item_scores(histories)
         found = self.parts.generator(task).recommend(
-            requests, own.trie, self._num_beams(own), item_scores=scores
+            requests, state.trie, self._num_beams(state), item_scores=scores
         )
         answers = []
         for one, titles in zip(asked, found, strict=True):
@@ -329,7 +329,7 @@ class TitlesAnswers(Answerer[_TitlesTask]):
             rows = [(item, title) for title in titles[:k] for item in title.indices]
             answers.append(
                 RecommendedTitles(
-                    [own.ids[item] for item, _ in rows],
+                    [state.ids[item] for item, _ in rows],
                     [title.title for _, title in rows],
                     [title.score for _, title in rows],
                 )
@@ -337,10 +337,10 @@ class TitlesAnswers(Answerer[_TitlesTask]):
         return answers
 
     def describe(self, task: str) -> Mapping[str, Any]:
-        own = self.of_task(task)
-        towers = None if own.shared is None else self._towers(task)
+        state = self.of_task(task)
+        towers = None if state.shared is None else self._towers(task)
         return {
-            "template": own.template.to_spec(),
+            "template": state.template.to_spec(),
             "ordered_by": None if towers is None else self.parts.model.fingerprint(towers),
             "k": self._k,
             "max_k": self._max_k,
@@ -349,20 +349,20 @@ class TitlesAnswers(Answerer[_TitlesTask]):
 
     def warm_up(self, tasks: Iterable[str]) -> None:
         for task in tasks:
-            own, generator = self.of_task(task), self.parts.generator(task)
-            key = ("titles", generator.max_tokens, self._num_beams(own), own.trie.shapes)
+            state, generator = self.of_task(task), self.parts.generator(task)
+            key = ("titles", generator.max_tokens, self._num_beams(state), state.trie.shapes)
             self.parts.warm_once(key, functools.partial(self._warm, task))
 
     def _warm(self, task: str) -> None:
-        own, generator = self.of_task(task), self.parts.generator(task)
+        state, generator = self.of_task(task), self.parts.generator(task)
         for history in generator.warm_up_histories():
             for size in self.parts.batch_sizes:
-                for seen in own.trie.warm_up_seen():
+                for seen in state.trie.warm_up_seen():
                     requests = [TextRequest(history, task=task, seen=seen)] * size
-                    generator.recommend(requests, own.trie, self._num_beams(own))
+                    generator.recommend(requests, state.trie, self._num_beams(state))
 
-    def _num_beams(self, own: _TitlesTask) -> int:
-        return min(self._max_k, len(own.trie))
+    def _num_beams(self, state: _TitlesTask) -> int:
+        return min(self._max_k, len(state.trie))
 
     def _towers(self, task: str) -> str | None:
         """The one task with two towers on the same data; None: none or several."""

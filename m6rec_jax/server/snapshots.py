@@ -238,22 +238,22 @@ class Snapshot:
 
     def _further_pairs(self, job: str, pairs: Collection[tuple[str, str]]) -> list[tuple[str, str]]:
         """Tasks that can be asked for a job, beside those of its kind, and the job."""
-        found, reasons = list[tuple[str, str]](), list[str]()
+        pairs_found, reasons = list[tuple[str, str]](), list[str]()
         for task, settings in self.tasks.items():
             if (task, job) in pairs or not job_of(job).may_be_asked_of(settings):
                 continue
             try:
                 self.service.answerer(job).of_task(task)
-                found.append((task, job))
+                pairs_found.append((task, job))
             except DataError:  # such as data without co-occurrence, or an index
                 continue
             except ConfigError as error:  # other settings would let it
                 reasons.append(f"'{task}' cannot be asked for {job}: {error}")
-        if reasons and not found and job in self._jobs:
+        if reasons and not pairs_found and job in self._jobs:
             raise ConfigError("; ".join(reasons))
         for reason in reasons:
             log.warning("%s", reason)
-        return found
+        return pairs_found
 
 
 def text_request(items: Sequence[Item] = ()) -> Request:

@@ -189,7 +189,7 @@ class Scheduler:
     @property
     def depth(self) -> int:
         """Requests that wait, for a batch or for the first slot of their texts."""
-        return len(self._queue) + sum(math.isinf(own.future.began) for own in self._growing)
+        return len(self._queue) + sum(math.isinf(entry.future.began) for entry in self._growing)
 
     def submit(
         self,
@@ -321,8 +321,8 @@ class Scheduler:
         self._drop_dead()
         if not self._queue:
             return 0
-        first = min(self._queue, key=lambda own: own.order)
-        number = sum(own.group == first.group for own in self._queue)
+        first = min(self._queue, key=lambda entry: entry.order)
+        number = sum(entry.group == first.group for entry in self._queue)
         sizes = [size for size in first.batch_sizes if size <= self._max_batch] or [1]
         if self._running and number < sizes[-1]:
             return 0

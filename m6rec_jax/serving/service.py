@@ -227,7 +227,7 @@ class Service:
         for task, job in pairs:
             self._parser_of(job, task)
         for job in dict.fromkeys(job for _, job in pairs):
-            self.answerer(job).warm_up([task for task, asked in pairs if asked == job])
+            self.answerer(job).warm_up([task for task, job_of_pair in pairs if job_of_pair == job])
         segments = self.model.segments
         if segments is not None:  # all engines compute them, and not all warm them up
             self.parts.warm_once("segments", lambda: segments.warm_up(self.model.variables))

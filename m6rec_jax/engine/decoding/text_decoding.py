@@ -112,8 +112,8 @@ class Decoding:
         if self.one_by_one:
             return generator.write(requests)
         beams, penalty = self.num_beams, self.length_penalty
-        found = generator.beam_search(requests, num_beams=beams, length_penalty=penalty)
-        return [texts[0] for texts in found]
+        beams_of_rows = generator.beam_search(requests, num_beams=beams, length_penalty=penalty)
+        return [texts[0] for texts in beams_of_rows]
 
 
 def _mixed(*numbers: int) -> int:

@@ -143,7 +143,7 @@ class Reranker:
         self,
         past: Sequence[Sequence[int] | np.ndarray],
         seen: Sequence[Sequence[int] | np.ndarray],
-        found: TopK,
+        towers: TopK,
         similarities: Similarities,
     ) -> TopK:
         """All candidates, best first: as the towers found, and up to four times the depth more.
@@ -153,11 +153,11 @@ class Reranker:
         Returns:
           Items and their scores, weighted sums of their features; -inf at `NO_ITEM`.
         """
-        ids, features = self.candidates(past, seen, found, similarities)
+        ids, features = self.candidates(past, seen, towers, similarities)
         weights = self.weights.vector().astype(np.float32)
         scores = np.where(ids == NO_ITEM, -np.inf, features @ weights).astype(np.float32)
         if self._kinds is not None:
-            number = max(self._depth, found.ids.shape[1])
+            number = max(self._depth, towers.ids.shape[1])
             for row, (had, out) in enumerate(zip(past, seen, strict=True)):
                 if not len(had):
                     ids[row], scores[row] = self._without_past(
@@ -195,7 +195,7 @@ class Reranker:
         self,
         past: Sequence[Sequence[int] | np.ndarray],
         seen: Sequence[Sequence[int] | np.ndarray],
-        found: TopK,
+        towers: TopK,
         similarities: Similarities,
         *,
         masked: np.ndarray | None = None,
@@ -216,7 +216,7 @@ class Reranker:
             item.
           seen: per user, items that are no candidates; those of the past among them, where they
             cannot come next.
-          found: the retriever's.
+          towers: what the retriever found.
           similarities: the retriever's, of any items.
           masked: items whose events are not to be known, bool `[items]`: their weights are learnt
             so.
@@ -231,50 +231,50 @@ class Reranker:
                 self._ease.related,
             )
         )
-        had = [PastItems.of(own) for own in past]
+        had = [PastItems.of(items) for items in past]
         chosen = []
         for row, out in enumerate(seen):
-            own, hidden = found.ids[row][found.ids[row] != NO_ITEM], np.asarray(out, np.int64)
+            first, hidden = towers.ids[row][towers.ids[row] != NO_ITEM], np.asarray(out, np.int64)
             again = had[row].items[~np.isin(had[row].items, hidden)]
             by_words = self._by_words(alike, row, hidden)
             sources = (near[row].items, implied[row].items, by_words, again)
             further = np.concatenate(
                 [items[self._offered[items]][: self._depth] for items in sources]
             )
-            ids = np.concatenate([own, np.setdiff1d(further, own)]).astype(np.int64)
+            ids = np.concatenate([first, np.setdiff1d(further, first)]).astype(np.int64)
             chosen.append(np.concatenate([ids, self._filling(ids, hidden, new)]))
-        ids = np.full((len(chosen), found.ids.shape[1] + 4 * self._depth), NO_ITEM, np.int64)
-        for row, own in enumerate(chosen):
-            ids[row, : len(own)] = own
+        ids = np.full((len(chosen), towers.ids.shape[1] + 4 * self._depth), NO_ITEM, np.int64)
+        for row, items in enumerate(chosen):
+            ids[row, : len(items)] = items
         there = ids != NO_ITEM
-        told: dict[str, np.ndarray] = {"similarity": similarities(ids)[there]}
+        values: dict[str, np.ndarray] = {"similarity": similarities(ids)[there]}
         shares = [_values(*pair) for pair in zip(near, chosen, strict=True)]
-        told["co_occurrence"] = np.log(np.concatenate(shares) + LEAST_SHARE)
+        values["co_occurrence"] = np.log(np.concatenate(shares) + LEAST_SHARE)
         shares = [_values(*pair) for pair in zip(later, chosen, strict=True)]
-        told["following_share"] = np.concatenate(shares)
-        told["following"] = np.log(told["following_share"] + LEAST_SHARE)
+        values["following_share"] = np.concatenate(shares)
+        values["following"] = np.log(values["following_share"] + LEAST_SHARE)
         sums = [_values(*pair) for pair in zip(implied, chosen, strict=True)]
-        told["ease_sum"] = np.concatenate(sums)
-        told["ease"] = np.log(told["ease_sum"] + LEAST_EASE)
+        values["ease_sum"] = np.concatenate(sums)
+        values["ease"] = np.log(values["ease_sum"] + LEAST_EASE)
         for name, found_by in (("words", words), ("past_words", alike)):
-            told[name] = np.concatenate(
-                [_values(_row(found_by, row), own) for row, own in enumerate(chosen)]
+            values[name] = np.concatenate(
+                [_values(_row(found_by, row), items) for row, items in enumerate(chosen)]
             )
-        told["word_match"] = np.log(told["words"] + LEAST_MATCH)
-        told["popularity"] = self._popularity[ids[there]]
+        values["word_match"] = np.log(values["words"] + LEAST_MATCH)
+        values["popularity"] = self._popularity[ids[there]]
         times, since = (
             np.concatenate(numbers)
             for numbers in zip(*map(PastItems.look_up, had, chosen), strict=True)
         )
-        told["had"] = (times > 0).astype(np.float64)
-        told["had_times"] = np.log1p(times)
-        told["had_since"] = np.log(since)
-        told["had_lately"] = told["had"] / since
-        told["offset"] = np.ones(len(told["words"]))
+        values["had"] = (times > 0).astype(np.float64)
+        values["had_times"] = np.log1p(times)
+        values["had_since"] = np.log(since)
+        values["had_lately"] = values["had"] / since
+        values["offset"] = np.ones(len(values["words"]))
         features = np.zeros((*ids.shape, len(KNOWN) + len(NEW)), np.float32)
         is_new = new[ids[there]]
-        columns = [np.where(is_new, 0.0, told[name]) for name in KNOWN]
-        columns += [np.where(is_new, told[name], 0.0) for name in NEW]
+        columns = [np.where(is_new, 0.0, values[name]) for name in KNOWN]
+        columns += [np.where(is_new, values[name], 0.0) for name in NEW]
         features[there] = np.stack(columns, axis=1)
         return Candidates(ids, features)
 
@@ -291,10 +291,10 @@ class Reranker:
     ) -> RelatedItems:
         """Items that the past speaks for in one way, but new ones."""
         counted = self._co_occurrence.num_items
-        recent, hidden = (np.asarray(own, np.int64) for own in (last, out))
-        found = shares(recent[recent < counted], hidden[hidden < counted])
-        known = ~new[found.items]
-        return RelatedItems(found.items[known], found.shares[known])
+        recent, hidden = (np.asarray(items, np.int64) for items in (last, out))
+        related = shares(recent[recent < counted], hidden[hidden < counted])
+        known = ~new[related.items]
+        return RelatedItems(related.items[known], related.shares[known])
 
     def _filling(self, ids: np.ndarray, out: np.ndarray, new: np.ndarray) -> np.ndarray:
         """The most popular items that are missing to `depth`, but some and new ones."""
@@ -313,16 +313,16 @@ class Reranker:
 
 def _memberships(kinds: Sequence[Sequence[str]], num_items: int) -> sparse.csr_matrix:
     """1 where an item is of a kind, `[items, kinds]`."""
-    numbers = {kind: number for number, kind in enumerate({k for own in kinds for k in own})}
-    pairs = {(item, numbers[kind]) for item, own in enumerate(kinds) for kind in own}
+    numbers = {kind: number for number, kind in enumerate({k for some in kinds for k in some})}
+    pairs = {(item, numbers[kind]) for item, some in enumerate(kinds) for kind in some}
     items, columns = np.array(sorted(pairs), np.int64).reshape(-1, 2).T
     shape = (num_items, len(numbers))
     return sparse.csr_matrix((np.ones(len(items)), (items, columns)), shape=shape)
 
 
 def _row(matrix: sparse.csr_matrix, row: int) -> RelatedItems:
-    own = slice(matrix.indptr[row], matrix.indptr[row + 1])
-    return RelatedItems(matrix.indices[own], matrix.data[own])
+    entries = slice(matrix.indptr[row], matrix.indptr[row + 1])
+    return RelatedItems(matrix.indices[entries], matrix.data[entries])
 
 
 def _values(known: RelatedItems, items: np.ndarray) -> np.ndarray:

@@ -59,8 +59,8 @@ class ExportedModel(TrainedModel):
         return super().options(task, **(changes | fixed))
 
     def _program(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        own = self.exported.programs.get(name)
-        if own is None:
+        program = self.exported.programs.get(name)
+        if program is None:
             known = ", ".join(self.exported.programs)
 
             def missing(*_: Any) -> Any:
@@ -71,7 +71,7 @@ class ExportedModel(TrainedModel):
 
             return missing
         try:
-            run = self.exported.function(own)
+            run = self.exported.function(program)
         except ExportError as error:  # of another platform
             raise ConfigError(str(error)) from error
 
@@ -82,14 +82,14 @@ class ExportedModel(TrainedModel):
             constants = {
                 f"{CONSTANTS}/{name}/{i}": leaf for i, leaf in enumerate(jax.tree.leaves(others))
             }
-            if unlike := features.keys() ^ own.inputs.keys():
+            if unlike := features.keys() ^ program.inputs.keys():
                 raise ConfigError(
                     f"'{name}' of {self.exported.folder} is another engine's, which differs in "
                     f"{', '.join(sorted(unlike))}: ask as the model was exported, or export it anew"
                 )
             found = run(
                 flatten(variables) | constants,
-                {key: _as_exported(own, key, features) for key in own.inputs},
+                {key: _as_exported(program, key, features) for key in program.inputs},
             )
             if "prefix_ids" in features:
                 found = _shortened(found, features["prefix_ids"].shape[1])
