@@ -22,7 +22,7 @@ from m6rec_jax.checkpoints.fingerprint import fingerprint
 from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.data.dataset.reading import write_dataset
-from m6rec_jax.data.dataset.schema import TIME, VALUE, DatasetSpec
+from m6rec_jax.data.dataset.schema import DatasetSpec
 from m6rec_jax.data.prepare import prepare
 from m6rec_jax.data.prepare_options import PrepareOptions
 from m6rec_jax.engine.loaded_model import InferenceSettings
@@ -119,7 +119,6 @@ def write_data(folder: Path, items: Sequence[Item]) -> Path:
             "time": (NOW - 60.0 * np.arange(EVENTS, 0, -1)).tolist(),
             "rating": rng.integers(1, 6, EVENTS).astype(float).tolist(),
         },
-        {"time": TIME, "rating": VALUE},
     )
     options = PrepareOptions(views=("groups", "next_items"), max_events=MAX_EVENTS)
     return prepare(tables, folder, options=options, progress=False).folder

@@ -185,7 +185,6 @@ class _Rows:
             [{spec.users.id: id_, **columns} for id_, columns in self._users.items()],
             [{spec.items.id: id_, **columns} for id_, columns in self._items.items()],
             [{name: v for name, v in zip(columns, row, strict=True) if name} for row in rows],
-            {name: kind for name, kind in made.events.kinds.items() if name not in columns[:2]},
         )
 
     def _time(self, time: float | None, place: int, path: str) -> float:

@@ -54,9 +54,8 @@ def build(raw: Mapping[str, Path], folder: Path) -> dict[str, int]:
     readers, isbns = zip(*ratings, strict=True)
     values = [*ratings.values()]
     events = {"user_id": readers, "item_id": isbns, "draw": draws, "rating": values}
-    types = {"draw": "int", "rating": "float"}
     spec = DatasetSpec.load(folder)
-    write_dataset(folder, spec, [*users.values()], [*books.values()], events, types)
+    write_dataset(folder, spec, [*users.values()], [*books.values()], events)
     return counts
 
 

@@ -166,6 +166,5 @@ def build(raw: Mapping[str, Path], folder: Path) -> dict[str, int]:
         {"user_id": f"v{viewer}", "item_id": f"f{film}", "timestamp": time, "liked": float(liked)}
         for viewer, film, time, liked in make_viewers(films, VIEWERS, SEED)
     ]
-    types = {"timestamp": "int", "liked": "float"}
-    write_dataset(folder, DatasetSpec.load(folder), users, items_of(films), events, types)
+    write_dataset(folder, DatasetSpec.load(folder), users, items_of(films), events)
     return {}

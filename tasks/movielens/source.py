@@ -35,8 +35,7 @@ def build(raw: Mapping[str, Path], folder: Path) -> dict[str, int]:
         {"user_id": user, "item_id": item, "timestamp": int(time), "rating": float(rating)}
         for user, item, rating, time in _rows(ratings / "ml-100k.inter")
     ]
-    types = {"timestamp": "int", "rating": "float"}
-    write_dataset(folder, DatasetSpec.load(folder), users, items, events, types)
+    write_dataset(folder, DatasetSpec.load(folder), users, items, events)
     with_attributes = (any(item[column] for column in FILM_COLUMNS) for item in items)
     return {"items with film attributes": sum(with_attributes)}
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from m6rec_jax.data.dataset.check import check_dataset
 from m6rec_jax.data.dataset.reading import Dataset
 from m6rec_jax.data.splitting.splits import TEST, TRAIN
-from m6rec_jax.errors import CheckpointError
+from m6rec_jax.errors import CheckpointError, DataError
 
 SHOP = Path(__file__).parents[1] / "data" / "shop"
 
@@ -217,7 +217,7 @@ def test_keys_agree_with_dictionaries(tmp_path_factory, users, events, more):
     """Of users, and of events in two files, each of which numbers its own rows."""
     base = tmp_path_factory.mktemp("keys")
     folder = base / "data"
-    spec = {**SPEC, "events": {**SPEC["events"], "file": "part-*.csv"}}
+    spec = {**SPEC, "events": {**SPEC["events"], "file": "*/part.csv"}}
     write(folder, users=["user,age", *[f"{user},1" for user in users]], spec=spec)
     expected = [
         (
@@ -231,7 +231,8 @@ def test_keys_agree_with_dictionaries(tmp_path_factory, users, events, more):
     ]
     seen = {}
     for number, part in enumerate((events, more)):
-        file = f"part-{number}.csv"
+        file = f"{number}/part.csv"
+        (folder / file).parent.mkdir()
         lines = [EVENTS[0], *[",".join(map(str, event)) for event in part]]
         (folder / file).write_text("\n".join(lines) + "\n")
         for row, event in enumerate(part):
@@ -257,9 +258,6 @@ def test_keys_agree_with_dictionaries(tmp_path_factory, users, events, more):
     errors = [p for p in report.problems if p.severity == "error"]
     found = {(p.file, p.kind, row) for p in errors for row in p.rows}
     assert found == {(file, kind, row) for file, kind, row, _ in expected}
-
-
-# ---- the clean folder and forms of the report
 
 
 def test_files_of_several_folders_are_told_apart(tmp_path):
@@ -305,11 +303,13 @@ def test_a_quote_that_swallows_rows_is_told(tmp_path):
     assert check_dataset(write(tmp_path, items=items)).problems == []
 
 
-def test_a_clean_folder_is_written_over_nothing(tmp_path):
+def test_a_clean_folder_is_written_over_nothing_and_beside_the_data_set(tmp_path):
     other = write(tmp_path / "other")
     with pytest.raises(CheckpointError, match="other exists already"):
         check_dataset(SHOP, other)
     assert (other / "users.csv").read_text() == "\n".join(USERS) + "\n"
+    with pytest.raises(DataError, match="lies in the data set"):
+        check_dataset(other, other / "clean")
 
 
 def test_clean_folder_of_a_good_data_set_equals_it(tmp_path):

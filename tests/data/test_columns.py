@@ -147,12 +147,3 @@ def test_no_text_can_make_a_conversion_raise(values: list[str]) -> None:
         assert len(found) == len(values)
         if kind == "string":
             assert found == [value or None for value in values]
-
-
-@given(
-    st.lists(st.floats(allow_nan=False, allow_infinity=False), max_size=8),
-    st.integers(-(2**63), 2**63 - 1),
-)
-def test_numbers_agree_with_python(numbers: list[float], integer: int) -> None:
-    assert good(text(*map(repr, numbers)), "float") == numbers
-    assert good(text(str(integer)), "int") == [integer]

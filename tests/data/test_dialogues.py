@@ -182,7 +182,7 @@ def test_attributes_are_joined_by_title_and_the_nearest_year(tmp_path):
         {"item": f"{title} {year}", "title": title, "year": year, "genres": [f"of {year}"]}
         for title, year in films
     ]
-    write_dataset(tmp_path, spec, [{"user": "u"}], items, [], {"time": "int"})
+    write_dataset(tmp_path, spec, [{"user": "u"}], items, [])
     asked = [("heat!", 1996), ("Heat", 1997), ("Big", 1989), ("Alien", 1980), ("?", 2000)]
     joined, known = JoinedAttributes(tmp_path, ["genres", "colour"]).joined(
         [Item("", {"title": title, "year": year}) for title, year in [*asked, ("Big", None)]]

@@ -9,11 +9,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from m6rec_jax.data.dataset.check import check_dataset
 from m6rec_jax.data.dataset.reading import Dataset
 from m6rec_jax.data.prepare import prepare
 from m6rec_jax.data.splitting import event_table
 from m6rec_jax.data.splitting.event_table import EventTable
 from m6rec_jax.data.store import tfrecords
+from m6rec_jax.errors import DataError
 from m6rec_jax.io.mapped_arrays import mapped_array
 
 SHOP = Path(__file__).parents[1] / "data" / "shop"
@@ -72,6 +74,14 @@ def test_a_preparation_goes_on_after_a_full_disk(tmp_path, monkeypatch):
         written.extend([out] * shards)  # from here on there is room
         prepare(SHOP, out, progress=False)
         assert content(out) == whole
+
+
+def test_a_check_that_has_no_room_leaves_no_clean_folder(tmp_path):
+    whole = check_dataset(SHOP, tmp_path / "whole").clean
+    size = (whole / "events.parquet").stat().st_size
+    with pytest.raises(DataError, match="File too large"), files_of_at_most(size // 2):
+        check_dataset(SHOP, tmp_path / "clean")
+    assert not (tmp_path / "clean").exists()
 
 
 def test_room_of_a_mapped_array_is_taken_at_once(tmp_path):

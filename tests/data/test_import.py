@@ -150,19 +150,6 @@ def test_tables_come_back_from_atomic_files(
         assert not kinds & {"duplicate_id", "duplicate_event"}
 
 
-@pytest.mark.parametrize(
-    ("ratings", "at_least", "share"),
-    [([1, 2, 3, 4, 5], 4, "40%"), ([5, 5, 5, 5, 1], 5, "80%"), ([-1, 0, 0], 0, "67%")],
-)
-def test_threshold(tmp_path: Path, ratings: list[int], at_least: int, share: str) -> None:
-    head = "user_id:token\titem_id:token\trating:float\n"
-    events = head + "".join(f"u{i}\ti1\t{rating}\n" for i, rating in enumerate(ratings))
-    source = write(tmp_path / "in", a_inter=events, a_item="item_id:token\tname:token\ni1\tMug\n")
-    printed = "\n".join(import_dataset("recbole", source, tmp_path / "out"))
-    assert f"at least {at_least}: {share} of {len(ratings)} events" in printed
-    assert spec_of(tmp_path / "out")["label"] == {"at_least": at_least}
-
-
 def test_without_times_the_order_of_the_file_is_kept(tmp_path: Path) -> None:
     events = "user_id:token\titem_id:token\nu\ti2\nu\ti1\nv\ti1\nu\ti2\n"
     source = write(tmp_path / "in", a_inter=events, a_item=ITEMS)
@@ -268,6 +255,15 @@ def test_sequences_as_a_loop_reads_them(made: dict[str, list[str]], blank: str) 
         unknown = sum(items.count("7") for items in made.values())
         assert (f"'item_id', {unknown} rows" in printed) == bool(unknown)
         assert check_dataset(Path(scratch) / "out").ok
+
+
+def test_long_sequences_are_read_of_the_folder_that_is_named(tmp_path: Path) -> None:
+    write(tmp_path / "a1", sequences_txt="other 1\n", items_tsv=PRODUCTS)
+    text = "u " + "1 2 3 " * 400_000
+    source = write(tmp_path / "a[1]", sequences_txt=text, items_tsv=PRODUCTS)
+    import_dataset("sequences", source, tmp_path / "out")
+    assert rows(tmp_path / "out", "users") == [{"user_id": "u"}]
+    assert len(Dataset.open(tmp_path / "out").events()) == 1_200_000
 
 
 def test_splits_and_templates_of_sequences_know_no_time(tmp_path: Path) -> None:

@@ -258,6 +258,13 @@ def test_views_of_candidates_need_a_template_of_them(write_shop, tmp_path: Path)
         run(folder, out, views=("groups",))
 
 
+def test_what_no_template_renders_is_not_counted(write_shop, tmp_path: Path) -> None:
+    template = {"event": "{title}", "candidate": "{title}[, {item_count}]", "item": "{title}"}
+    prepared = run(write_shop(log(), template=template), tmp_path / "out", views=("groups",))
+    assert prepared.manifest.statistics_options["neighbours"] is False
+    assert prepared.manifest.statistics_options["factors"] == 0
+
+
 def test_purchases_get_sampled_negatives(write_shop, tmp_path: Path) -> None:
     folder = write_shop(log(per_user=6), labelled=False)
     prepared = run(folder, tmp_path / "out", views=("groups",), group_size=10)

@@ -39,6 +39,9 @@ def test_round_trip(tmp_path):
     assert spec.to_dict() == RAW
     spec.save(tmp_path)
     assert DatasetSpec.load(tmp_path) == spec
+    file = tmp_path / "dataset.json"
+    file.write_text("\ufeff" + file.read_text("utf-8"), "utf-8")  # a byte order mark
+    assert DatasetSpec.load(tmp_path) == spec
 
 
 def test_without_a_label_every_event_is_positive():

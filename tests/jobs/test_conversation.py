@@ -311,7 +311,7 @@ def write_films(folder):
     )
     (folder / "films").mkdir()
     items = [{"item": item.id, "runtime": 90, **item.attributes} for item in films.ITEMS]
-    write_dataset(folder / "films", spec, [{"user": "u"}], items, [], {"time": "int"})
+    write_dataset(folder / "films", spec, [{"user": "u"}], items, [])
     talks = write_inspired_folder(folder / "talks")
     said = [
         ("SEEKER", "I liked Fargo (1996)", "Fargo (1996)"),

@@ -7,7 +7,6 @@ be more than fit into memory.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -104,13 +103,18 @@ def check_dataset(directory: str | Path, clean: str | Path | None = None) -> Rep
       clean: a new folder, to which `write_clean` writes the rows without errors, and the others.
 
     Raises:
-      CheckpointError: the clean folder exists, or cannot be written. Problems of the data set
-        itself are never raised.
+      DataError: the clean folder lies in the data set, or cannot be written.
+      CheckpointError: it exists, or cannot be written. Problems of the data set are never raised.
     """
     directory = Path(directory)
     report = Report(directory, clean=None if clean is None else Path(clean))
     if report.clean is not None:
         check_new(report.clean)
+        if report.clean.resolve().is_relative_to(directory.resolve()):
+            raise DataError(
+                f"{clean} lies in the data set {directory}, which could read it as its own; name "
+                "a folder outside"
+            )
     try:
         spec = DatasetSpec.load(directory)
     except DataError as error:
@@ -119,9 +123,21 @@ def check_dataset(directory: str | Path, clean: str | Path | None = None) -> Rep
         return report
     report.name = spec.name
     with Tables(directory) as tables:
-        whole = [table for table in TABLES if _is_read(tables, spec, table)]
-        find_problems(tables, spec, whole)
-        report.num_rows, report.num_rejected = tables.num_rows, count_rejected(tables)
+        for table in TABLES:
+            described, paths = getattr(spec, table), []
+            try:
+                paths = files.table_files(directory, table, described.file)
+            except DataError as error:
+                path = directory / (described.file or table)
+                tables.add_error("bad_file", table, path, error)
+            tables.read(table, columns_of(described), paths)
+        find_problems(tables, spec)
+        rejected = tables.rows(
+            """SELECT source, count(DISTINCT row) FROM problems
+            WHERE severity = 'error' AND source <> '' GROUP BY source"""
+        )
+        report.num_rows = tables.num_rows
+        report.num_rejected = dict.fromkeys(TABLES, 0) | dict(rejected)
         report.problems = list_problems(tables)
         if report.clean is not None:
             with new_folder(report.clean) as folder:
@@ -129,48 +145,21 @@ def check_dataset(directory: str | Path, clean: str | Path | None = None) -> Rep
     return report
 
 
-def _is_read(tables: Tables, spec: DatasetSpec, table: str) -> bool:
-    """Reads a table as far as it can be read; whether that is all of it."""
-    described = getattr(spec, table)
-    try:
-        paths = files.table_files(tables.directory, table, described.file)
-        tables.read(table, columns_of(described), paths)
-    except DataError as error:
-        if table not in tables.columns:
-            tables.create(table, columns_of(described))
-        _add(tables, "bad_file", table, described.file or table, "", error)
-        return False
-    return True
-
-
-def _add(
-    tables: Tables, kind: str, table: str, file: str, column: str, error: DataError | ConfigError
-) -> None:
-    """Adds an error of a whole file or column."""
-    place = tables.add_file(tables.directory / file)
-    names = "source, file, kind, column_name, severity, reason"
-    values = [table, place, kind, column, "error", str(error)]
-    tables.rows(f"INSERT INTO problems ({names}) VALUES (?, ?, ?, ?, ?, ?)", values)
-
-
-def find_problems(tables: Tables, spec: DatasetSpec, whole: Collection[str] = TABLES) -> None:
-    """Finds what is wrong with splits, template and rows of a data set.
-
-    Args:
-      tables: with all rows of the data set.
-      spec: of the data set.
-      whole: tables that could be read to their end.
+def find_problems(tables: Tables, spec: DatasetSpec) -> None:
+    """Finds what is wrong with splits, template and rows of a data set, of which `tables` has all
+    rows that could be read.
     """
+    spec_file = tables.directory / SPEC_FILE
     for name in spec.splits:
         try:
             Split.parse(name, spec.splits)
         except DataError as error:
-            _add(tables, "schema", "", SPEC_FILE, f"splits.{name}", error)
+            tables.add_error("schema", "", spec_file, error, f"splits.{name}")
     needs = TemplateNeeds({}, {}, None)
     try:
-        needs = TemplateNeeds.of(spec, str(tables.directory / SPEC_FILE))
+        needs = TemplateNeeds.of(spec, str(spec_file))
     except ConfigError as error:
-        _add(tables, "template", "", SPEC_FILE, "", error)
+        tables.add_error("template", "", spec_file, error)
     for table, needed in (("users", needs.users), ("items", needs.items)):
         columns = tables.columns[table]
         tables.check(table, checks.row_checks(table, columns))
@@ -178,7 +167,10 @@ def find_problems(tables: Tables, spec: DatasetSpec, whole: Collection[str] = TA
     _reject_silent_items(tables, needs)
     for table in ("users", "items"):
         tables.check(table, checks.column_notes(table, tables.columns[table]))
-    tables.check("events", checks.row_checks("events", tables.columns["events"], whole))
+    # Whoever stands in a file that could not be read may be named.
+    lacking = {t for (t,) in tables.rows("SELECT source FROM problems WHERE kind = 'bad_file'")}
+    references = [table for table in TABLES if table not in lacking]
+    tables.check("events", checks.row_checks("events", tables.columns["events"], references))
     if spec.events.value is not None:
         values = tables.rows("SELECT DISTINCT value FROM events WHERE value IS NOT NULL")
         distinct = np.array([number for (number,) in values], np.float64)
@@ -220,15 +212,6 @@ def list_problems(tables: Tables) -> list[Problem]:
         ORDER BY severity, min(place), name"""
     )
     return [Problem(*row) for row in rows]
-
-
-def count_rejected(tables: Tables) -> dict[str, int]:
-    """Rows of each table that have errors, with lines that could not be read."""
-    rejected = tables.rows(
-        """SELECT source, count(DISTINCT row) FROM problems WHERE severity = 'error'
-        GROUP BY source"""
-    )
-    return dict.fromkeys(tables.num_rows, 0) | {t: n for t, n in rejected if t in tables.num_rows}
 
 
 def write_clean(tables: Tables, spec: DatasetSpec, folder: Path, **changed: Any) -> None:

@@ -171,12 +171,14 @@ def _read(
     paths: Sequence[Path],
     checks: Iterable[Check],
 ) -> None:
-    """Reads files into a table; raises DataError where a row is wrong, or there is none."""
+    """Reads files into a table; raises DataError of the first file or row that is wrong."""
     tables.read(table, declared, paths)
     tables.check(table, checks)
     first = """SELECT file, number, column_name, reason FROM problems
-      WHERE source = ? AND severity = 'error' ORDER BY row, rowid LIMIT 1"""
+      WHERE source = ? AND severity = 'error' ORDER BY file, number, rowid LIMIT 1"""
     for file, number, column, reason in tables.rows(first, [table]):
+        if number is None:
+            raise DataError(reason)
         where = f"{tables.files[file]}, row {number}" + (f", column {column!r}" if column else "")
         raise DataError(
             f"{where}: {reason} (`m6rec data check` lists every problem of a folder, and "
@@ -229,26 +231,14 @@ def _records(table: pa.Table, spec: TableSpec) -> Iterator[tuple[str, dict[str, 
         yield id_, row | {name: tuple(row[name] or ()) for name in lists}
 
 
-def write_dataset(
-    folder: Path,
-    spec: DatasetSpec,
-    users: Rows,
-    items: Rows,
-    events: Rows,
-    event_types: Mapping[str, str],
-) -> None:
+def write_dataset(folder: Path, spec: DatasetSpec, users: Rows, items: Rows, events: Rows) -> None:
     """Writes `dataset.json` and the three Parquet files that it names into a folder.
 
-    Rows are dictionaries, or lists of values by column; `event_types` are the types of the events'
-    columns beside user and item, as in `schema.COLUMN_TYPES`.
+    Rows are dictionaries, or lists of values by column.
     """
-    of_events = {spec.events.user: columns.ID, spec.events.item: columns.ID, **event_types}
-    for rows, file, kinds in (
-        (users, spec.users.file, spec.users.kinds),
-        (items, spec.items.file, spec.items.kinds),
-        (events, spec.events.file, of_events),
-    ):
-        schema = columns.arrow_schema(kinds)
+    for table, rows in zip(TABLES, (users, items, events), strict=True):
+        described = getattr(spec, table)
+        schema = columns.arrow_schema(described.kinds)
         make = pa.table if isinstance(rows, Mapping) else pa.Table.from_pylist
-        pq.write_table(make(rows, schema=schema), folder / str(file), compression="zstd")
+        pq.write_table(make(rows, schema=schema), folder / described.file, compression="zstd")
     spec.save(folder)

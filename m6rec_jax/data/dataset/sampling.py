@@ -11,7 +11,7 @@ from pathlib import Path
 import gin
 
 from m6rec_jax.data.dataset.reading import Dataset
-from m6rec_jax.data.dataset.schema import SPEC_FILE, DatasetSpec
+from m6rec_jax.data.dataset.schema import SPEC_FILE, DatasetSpec, LabelSpec
 from m6rec_jax.data.dataset.tables import Tables
 from m6rec_jax.data.rendering.template_needs import TemplateNeeds
 from m6rec_jax.data.store.manifest import fingerprint
@@ -116,11 +116,11 @@ def sample_dataset(
         tables.rows("DELETE FROM items WHERE id NOT IN (SELECT item FROM events)")
         if value_scale != 1:
             tables.rows("UPDATE events SET value = value * ?", [value_scale])
+            spec = _scaled(spec, value_scale)
         provenance = {**spec.provenance, "sample": made}
         changed = {"name": name, "description": f"A sample of {spec.name}"}
         with replaced_folder(folder) as written:
-            scaled = _scaled(spec, value_scale)
-            tables.write(scaled, written, provenance=provenance, **changed)
+            tables.write(spec, written, provenance=provenance, **changed)
     return folder
 
 
@@ -139,9 +139,9 @@ def _draw(user: str, seed: int) -> bytes:
 def _scaled(spec: DatasetSpec, scale: float) -> DatasetSpec:
     """A data set of values that are so many times as high."""
     label, template = spec.label, dict(spec.template)
-    if scale != 1 and label.at_least is not None:
-        label = dataclasses.replace(label, at_least=label.at_least * scale)
-    if scale != 1 and "outcomes" in template:
+    if label.at_least is not None:
+        label = LabelSpec(label.at_least * scale)
+    if "outcomes" in template:
         template["outcomes"] = [
             one | {"at_least": one["at_least"] * scale} if "at_least" in one else one
             for one in template["outcomes"]

@@ -57,6 +57,13 @@ _CSV, _TABS = (
 )
 
 
+def text_rows(path: Path, options: str) -> str:
+    """SQL for the rows of a text file, with further options of DuckDB's `read_csv`."""
+    # DuckDB's own limit of 2 MB is too low for the sequence of a user, or a long text.
+    return f"""read_csv({literal(glob.escape(str(path)))}, auto_detect = false,
+      max_line_size = 16777216, buffer_size = 67108864, {options})"""
+
+
 class Source(NamedTuple):
     """A file as SQL has it.
 
@@ -138,18 +145,32 @@ class Tables:
             self.files.append(path)
         return self.files.index(path)
 
-    def read(self, table: str, columns: Sequence[Column], paths: Iterable[Path]) -> None:
-        """Makes a table of the rows of CSV or Parquet files.
+    def read(self, table: str, columns: Sequence[Column], paths: Sequence[Path]) -> None:
+        """Makes a table of the rows of CSV or Parquet files, of whole files alone.
 
-        Raises:
-          DataError: a declared column is missing, a file is damaged, or there are no rows.
+        A file that is damaged or lacks a declared column is a problem of the kind 'bad_file', and
+        the last file where none has a row.
         """
         self.create(table, columns)
+        is_bad = False
         for path in paths:
-            names = files.require_columns(path, [column.name for column in columns])
-            self.insert(table, path, self.source(path, names))
-        if not self.num_rows[table]:
-            raise DataError(f"{path} has no rows below the line that names the columns; add some")
+            try:
+                names = files.require_columns(path, [column.name for column in columns])
+                self.insert(table, path, self.source(path, names))
+            except DataError as error:
+                self.add_error("bad_file", table, path, error)
+                is_bad = True
+        if paths and not self.num_rows[table] and not is_bad:
+            reason = f"{path} has no rows below the line that names the columns; add some"
+            self.add_error("bad_file", table, path, reason)
+
+    def add_error(
+        self, kind: str, table: str, path: Path, reason: object, column: str = ""
+    ) -> None:
+        """Adds an error of a whole file or column to the problems."""
+        names = "source, file, kind, column_name, severity, reason"
+        values = [table, self.add_file(path), kind, column, "error", str(reason)]
+        self.rows(f"INSERT INTO problems ({names}) VALUES (?, ?, ?, ?, ?, ?)", values)
 
     def insert(self, table: str, path: Path, source: Source) -> None:
         """Adds the rows of a file to a table; lines that cannot be read are problems.
@@ -199,15 +220,14 @@ class Tables:
         Raises:
           DataError: it is damaged.
         """
-        where = literal(glob.escape(str(path)))
         if path.suffix.lower() != ".parquet":
             columns = ", ".join(f"{literal(name)}: 'VARCHAR'" for name in names)
             signs = _CSV if path.suffix.lower() == ".csv" else _TABS
             # Without strict mode columns too many would be dropped in silence.
-            sql = f"""read_csv({where}, auto_detect = false, header = true, {signs},
-              columns = {{{columns}}}, strict_mode = true, store_rejects = true)"""
+            options = f"header = true, {signs}, columns = {{{columns}}}, strict_mode = true"
+            sql = text_rows(path, f"{options}, store_rejects = true")
             return Source(sql, dict.fromkeys(names, "VARCHAR"))
-        sql = f"read_parquet({where}, binary_as_string = true)"
+        sql = f"read_parquet({literal(glob.escape(str(path)))}, binary_as_string = true)"
         try:
             described = self.rows(f"DESCRIBE SELECT * FROM {sql}")
         except duckdb.Error as error:

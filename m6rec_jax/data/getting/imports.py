@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from m6rec_jax.data.dataset.check import find_problems, list_problems, write_clean
-from m6rec_jax.data.dataset.columns import identifier, literal
+from m6rec_jax.data.dataset.columns import identifier
 from m6rec_jax.data.dataset.files import column_names
 from m6rec_jax.data.dataset.schema import EventsSpec, TableSpec
-from m6rec_jax.data.dataset.tables import Source, Tables, columns_of
+from m6rec_jax.data.dataset.tables import Source, Tables, columns_of, text_rows
 from m6rec_jax.data.getting.draft import add_users, draft, without_reserved
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io.atomic import check_new, new_folder
@@ -233,8 +233,8 @@ def _read_sequences(folder: Path, tables: Tables, notes: list[str]) -> _Imported
             f"{items}, line 1: one field, {id_[:60]!r}; a tab and the text of the item must "
             "follow its id"
         )
-    lines = f"""read_csv({literal(str(sequences))}, auto_detect = false, header = false,
-      quote = '', escape = '', delim = E'\\x1f', columns = {{'line': 'VARCHAR'}})"""
+    signs = r"header = false, quote = '', escape = '', delim = E'\x1f'"
+    lines = text_rows(sequences, f"{signs}, columns = {{'line': 'VARCHAR'}}")
     create = f"""CREATE TABLE lines AS SELECT row_number() OVER () - 1 AS line,
       {_words("line")} AS words FROM {lines}"""
     tables.copied(create, sequences)
