@@ -7,6 +7,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from benchmarks import provenance, render_results, results_file
@@ -140,3 +141,18 @@ def test_committed_result_files_keep_to_the_schema() -> None:
             gin_file = result["gin_file"]
             assert gin_file is None or (provenance.ROOT / gin_file).exists(), gin_file
             assert provenance.portable(result["command"]) == result["command"]
+
+
+def test_a_line_compares_means_over_seeds() -> None:
+    rows = []
+    for seed, ours in ((0, 0.6), (1, 0.8)):
+        row = {"model": "M", "gin_file": None, "config": "c", "dataset": "d1", "split": "t"}
+        row |= {"seed": seed, "metric": "auc", "value": ours, "ours": ours, "job": "likes"}
+        rows.append(row | {"baselines": {"weak": 0.1, "strong": 0.5 + seed / 10}})
+    text = Tables("x", rows).comparison("likes", ["auc"])
+    spread = float(np.std([0.6, 0.8], ddof=1))
+    line = next(line for line in text.splitlines() if line.startswith("| d1"))
+    assert f"0.7000 ± {spread:.4f}" in line
+    assert "strong 0.5500 ± 0.0707" in line
+    assert "+27.3%" in line
+    assert "weak 0.1000" in line
