@@ -176,19 +176,30 @@ class ParquetRows:
         with open_parquet(self.path) as file:
             if start == end:
                 yield Chunk([], end, file.schema_arrow.empty_table())
-            batches = file.iter_batches(size, range(first, len(self._starts) - 1))
-            while row < end and start < end:
-                try:
-                    batch = next(batches)
-                    batch.validate(full=True)  # text that is not UTF-8, for instance
-                    table = pa.Table.from_batches([batch])[max(0, start - row) : end - row]
-                    values = table.to_pylist()
-                except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
-                    raise parquet_damage(self.path, error) from error
-                number = max(row, start)
-                row += batch.num_rows
-                if rows := [ReadRow(n, value) for n, value in enumerate(values, number)]:
-                    yield Chunk(rows, number + len(rows), table)
+                return
+            try:
+                for batch in file.iter_batches(size, range(first, len(self._starts) - 1)):
+                    number = max(row, start)
+                    table = pa.Table.from_batches([batch])[number - row : max(0, end - row)]
+                    row += batch.num_rows
+                    if table.num_rows:
+                        yield Chunk(self._read(table, number), number + table.num_rows, table)
+                    if row >= end:
+                        return
+            except (pa.ArrowException, OSError) as error:
+                raise parquet_damage(self.path, error) from error
+
+    def _read(self, table: pa.Table, number: int) -> list[ReadRow]:
+        """The rows of a table, the first of which has this number in the file."""
+        try:
+            return [ReadRow(n, values) for n, values in enumerate(table.to_pylist(), number)]
+        except (ValueError, OverflowError) as error:  # such as text that is not UTF-8
+            if table.num_rows > 1:  # which of them?
+                one_by_one = (self._read(table.slice(n, 1), number + n) for n in range(len(table)))
+                return [row for rows in one_by_one for row in rows]
+            kind = "invalid_utf8" if isinstance(error, UnicodeDecodeError) else "wrong_type"
+            problem = RejectedRow(kind, f"the row cannot be read: {error}")
+            return [ReadRow(number, None, problem, f"row {number} of {self.path.name}".encode())]
 
     def write_part(
         self, path: Path, chunk: Chunk, kept: Sequence[int], results: Mapping[str, Any]

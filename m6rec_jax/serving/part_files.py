@@ -58,7 +58,8 @@ class PartFiles:
     """
 
     def __init__(self, output: Path, job: Mapping[str, Any], start: int = 0) -> None:
-        self._output, self._job = output, json.loads(json.dumps(job))
+        self._output = output
+        self._job = json.loads(json.dumps({"output": output.name, **job}))
         self.rejected, self._summary = side_files(output)
         self._folder = output.with_name(f"{output.name}.parts")
         self._lock = contextlib.ExitStack()
@@ -66,8 +67,11 @@ class PartFiles:
         self.finished = output.exists()
 
     def __enter__(self) -> Self:
+        # Also of another output, such as one in the other format, or of a run that died at its end.
+        if self.finished or self._summary.exists():
+            summary = self._read(self._summary)
         if self.finished:
-            self.totals = Totals(self._read(self._summary)["totals"])
+            self.totals = Totals(summary["totals"])
             shutil.rmtree(self._folder, ignore_errors=True)
             return self
         with contextlib.ExitStack() as lock:
@@ -113,7 +117,7 @@ class PartFiles:
             for number in numbers:
                 for row in self._read(self._path(".json", number))["rejected"]:
                     side.write(json.dumps(row, ensure_ascii=False) + "\n")
-        summary = {"output": self._output.name, "job": self._job, "totals": self.totals}
+        summary = {"job": self._job, "totals": self.totals}
         write_atomically(self._summary, json.dumps(summary, indent=2) + "\n")
         whole.replace(self._output)  # last: when it is there, everything is
         to_disk(self._output.parent)

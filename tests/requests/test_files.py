@@ -141,6 +141,22 @@ def test_parquet_rows_keep_their_columns_and_types(table: Path, tmp_path: Path) 
     assert joined.schema.field("ids").type == pa.list_(pa.string())
 
 
+def test_parquet_text_that_is_not_utf8(tmp_path: Path) -> None:
+    path = tmp_path / "requests.parquet"
+    raw = pa.array([b"good", b"caf\xe9", b"fine"]).view(pa.string())
+    nested = pa.StructArray.from_arrays(
+        [pa.array([b"x", b"y", b"\xff"]).view(pa.string())], ["title"]
+    )
+    pq.write_table(pa.table({"text": raw, "n": [0, 1, 2], "item": nested}), path)
+    file = open_requests(path, SCORES)
+    (chunk,) = file.chunks(0, 10, 3)
+    assert [row.values is None for row in chunk.rows] == [False, True, True]
+    assert {row.problem.kind for row in chunk.rows[1:] if row.problem} == {"invalid_utf8"}
+    assert "row 1 of" in chunk.rows[1].shown()
+    file.write_part(tmp_path / "part.parquet", chunk, [0], {"scores": [[]], "ids": [["a"]]})
+    assert pq.read_table(tmp_path / "part.parquet").column("text").to_pylist() == ["good"]
+
+
 def test_clear_errors(tmp_path: Path, table: Path) -> None:
     with pytest.raises(DataError):
         open_requests(tmp_path / "none.jsonl", SCORES)

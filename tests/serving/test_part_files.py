@@ -109,6 +109,9 @@ def test_other_jobs_and_other_processes(tmp_path: Path) -> None:
     write(output)
     with pytest.raises(DataError, match="of another job"):
         write(output, JOB | {"requests": "b"})
+    # The files beside both would have the same names.
+    with pytest.raises(DataError, match=r"output \(out\.jsonl there\)"):
+        write(output.with_suffix(".parquet"))
     (tmp_path / "out.summary.json").unlink()
     with pytest.raises(DataError, match=r"exists already, and was not written by this command"):
         write(output)
