@@ -205,12 +205,12 @@ class Recommender:
           **known: see `Known`.
         """
         _check_fields(known, Known)
-        parts, model, row = self.service.parts, self.service.model, None
-        prepared = parts.options.prepared if prepared is None else prepared
+        resources, model, row = self.service.resources, self.service.model, None
+        prepared = resources.options.prepared if prepared is None else prepared
         if told := {name: value for name, value in known.items() if value is not None}:
             spec = prepared_dataset_spec(conversation_folder(model, prepared))
             row = _request(told, DatasetSpec.from_dict(spec, "the prepared data"))
-        return open_conversation(model, prepared, titles, row, parts)
+        return open_conversation(model, prepared, titles, row, resources)
 
     def embed_items(
         self, items: Records = None, *, task: str | None = None
@@ -225,7 +225,7 @@ class Recommender:
           Ids, and float32 `[items, retrieval]`.
         """
         name = self.service.task(task, "retrieval")
-        data = self.service.parts.data(name)
+        data = self.service.resources.data(name)
         found = [*data.items.values()]
         if items is not None:
             entries = _renamed(_records(items), _request_names(data.spec)["candidates"])
@@ -233,7 +233,9 @@ class Recommender:
             found = RequestParser(data.spec, data.items).items(entries, ignored)
             _warn(ignored)
         texts = [data.template.item(item) for item in found]
-        return [item.id for item in found], self.service.parts.retriever().embed_items(texts, name)
+        return [item.id for item in found], self.service.resources.retriever().embed_items(
+            texts, name
+        )
 
     def answer(self, rows: Iterable[Mapping[str, Any]], **asked: Any) -> list[Any]:
         """Many requests at once: a result or a `RejectedRow` for each, in their order.

@@ -149,7 +149,7 @@ def _infer_requests(args: argparse.Namespace) -> int:
     from m6rec_jax.serving.batch_inference import infer_requests
 
     shard = None if args.shard is None else Shard.parse(args.shard)
-    # Parts and workers know nothing of each other.
+    # Resources and workers know nothing of each other.
     alone = shard is not None or args.engine == "ray"
     (configure if alone else configure_together)(args)
     index = {} if args.index is None else {"index": str(args.index)}

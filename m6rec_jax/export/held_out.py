@@ -19,7 +19,7 @@ from m6rec_jax.export.recording import Recorder
 from m6rec_jax.export.titles import Titles
 from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.jobs.answering import title_of
-from m6rec_jax.jobs.request_data import open_serving_data
+from m6rec_jax.jobs.resources import open_serving_data
 from m6rec_jax.metrics.baselines import UserItemCounts
 from m6rec_jax.pipeline.locations import data_dir
 from m6rec_jax.pipeline.prepared_rows import past_events, read_rows

@@ -11,7 +11,7 @@ from m6rec_jax import configuration
 from m6rec_jax.engine.decoding.generation import Generator, TextRequest
 from m6rec_jax.engine.decoding.title_trie import TitleTrie
 from m6rec_jax.engine.loaded_model import LoadedModel
-from m6rec_jax.jobs.request_data import open_serving_data
+from m6rec_jax.jobs.resources import open_serving_data
 from m6rec_jax.jobs.titles import MAX_K, NAMING, room_for_titles, written_titles
 
 TITLES = "titles.json"

@@ -25,7 +25,7 @@ from m6rec_jax.export.device_programs import bytes_of_rows, recommended_packed, 
 from m6rec_jax.export.folder import write_manifest
 from m6rec_jax.export.held_out import Asked, Catalogue
 from m6rec_jax.io.hashing import file_sha256
-from m6rec_jax.jobs.request_data import open_serving_data
+from m6rec_jax.jobs.resources import open_serving_data
 from m6rec_jax.requests.serving_data import ServingData
 from m6rec_jax.text import verbalize
 from m6rec_jax.text.format_strings import Template

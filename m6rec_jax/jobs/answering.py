@@ -1,6 +1,6 @@
 """How jobs answer requests: checked and rendered one by one, answered together.
 
-    answerer = job_of("scoring").answerer(parts)
+    answerer = job_of("scoring").answerer(resources)
     text = answerer.accept(request, "ctr")                       # on the host
     results = answerer.answer([Accepted("scoring", "ctr", request, text)])    # on the devices
 
@@ -20,7 +20,7 @@ import numpy.typing as npt
 from m6rec_jax.engine.decoding.graphs import TextChoices
 from m6rec_jax.engine.decoding.text_decoding import TextOptions
 from m6rec_jax.errors import ConfigError, DataError
-from m6rec_jax.jobs.parts import Parts
+from m6rec_jax.jobs.resources import Resources
 from m6rec_jax.requests.rendering import RequestText
 from m6rec_jax.requests.request import RejectedRow, Request
 from m6rec_jax.text.records import Item
@@ -90,7 +90,7 @@ class Answerer(abc.ABC, Generic[TaskState]):
     """Answers the requests of one job, for all tasks.
 
     Args:
-      parts: what it is made of.
+      resources: what it is made of.
 
     Attributes:
       result: type of the results, which has their `column_types`.
@@ -100,15 +100,15 @@ class Answerer(abc.ABC, Generic[TaskState]):
     # Whether requests may be rendered with data of another data set than the task's.
     any_data_set: ClassVar[bool] = False
 
-    def __init__(self, parts: Parts) -> None:
-        self.parts = parts
+    def __init__(self, resources: Resources) -> None:
+        self.resources = resources
         self._states: dict[str, TaskState] = {}
 
     def of_task(self, task: str) -> TaskState:
         """What answering a task takes, made once; errors as `open_task`."""
         if task not in self._states:
-            # The parts' own lock: what they are asked to make may ask for a task's state.
-            with self.parts.lock:
+            # The lock of the resources: what they make may ask for a task's state.
+            with self.resources.lock:
                 if task not in self._states:
                     self._states[task] = self.open_task(task)
         return self._states[task]

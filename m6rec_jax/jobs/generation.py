@@ -40,7 +40,7 @@ from m6rec_jax.jobs.job import (
     register,
 )
 from m6rec_jax.jobs.language import LanguagePredictions, language_metrics
-from m6rec_jax.jobs.parts import Parts
+from m6rec_jax.jobs.resources import Resources
 from m6rec_jax.jobs.true_texts import TrueTexts, choices_of_rows, tells_shared
 from m6rec_jax.metrics import text_metrics
 from m6rec_jax.metrics.text_metrics import GeneratedTexts, ItemFacts
@@ -144,8 +144,8 @@ class GenerationJob(Job):
             "source": source_column(predictions.rows),
         }
 
-    def answerer(self, parts: Parts) -> Answerer[Any]:
-        return GenerationAnswers(parts)
+    def answerer(self, resources: Resources) -> Answerer[Any]:
+        return GenerationAnswers(resources)
 
 
 def row_columns(rows: Sequence[Row], names: Sequence[str]) -> Columns:
@@ -255,17 +255,17 @@ class GenerationAnswers(Answerer[_GenerationTask]):
 
     result = Texts
 
-    def __init__(self, parts: Parts) -> None:
-        super().__init__(parts)
+    def __init__(self, resources: Resources) -> None:
+        super().__init__(resources)
         self._decoding = Decoding()
 
     def open_task(self, task: str) -> _GenerationTask:
-        if dialogue_part(self.parts.settings(task)):
+        if dialogue_part(self.resources.settings(task)):
             # Its requests are dialogues, which are no rows to render.
             return _GenerationTask(None, _REPLIES)
-        if self.parts.settings(task).reads_text:
-            return _GenerationTask(self.parts.renderer(task, candidates=False), _TEXTS)
-        data, kind = self.parts.data(task), self.parts.settings(task).writing
+        if self.resources.settings(task).reads_text:
+            return _GenerationTask(self.resources.renderer(task, candidates=False), _TEXTS)
+        data, kind = self.resources.data(task), self.resources.settings(task).writing
         known = data.template.writing
         if kind not in known:
             raise ConfigError(
@@ -273,17 +273,17 @@ class GenerationAnswers(Answerer[_GenerationTask]):
                 f"'writing' (it has: {', '.join(known) or 'none'}); is the task one of "
                 "register_generation_tasks?"
             )
-        template, renderer = known[kind], self.parts.renderer(task, candidates=False)
+        template, renderer = known[kind], self.resources.renderer(task, candidates=False)
         # Programs of an export write freely.
         chosen = self._decoding.true_only and template.shared
-        if not chosen or self.parts.generator(task).options.programs is not None:
+        if not chosen or self.resources.generator(task).options.programs is not None:
             return _GenerationTask(renderer, template)
-        vocabulary = self.parts.generator(task).vocabulary
+        vocabulary = self.resources.generator(task).vocabulary
         true = TrueTexts(template, data.items.values(), vocabulary)
         return _GenerationTask(renderer, template, true, data.spec.label)
 
     def fields(self, task: str) -> RequestFields:
-        if self.parts.settings(task).reads_text:
+        if self.resources.settings(task).reads_text:
             return RequestFields(text="input")
         needs_item = self.of_task(task).template.needs_item
         return RequestFields(candidates="candidates" if needs_item else None)
@@ -298,7 +298,7 @@ class GenerationAnswers(Answerer[_GenerationTask]):
 
     def check_item(self, item: Item | None, task: str, path: str) -> None:
         """Raises RejectedRow where the task can write no text about an item; names its path."""
-        template, generator = self.of_task(task).template, self.parts.generator(task)
+        template, generator = self.of_task(task).template, self.resources.generator(task)
         try:
             template.source((), item)
             prefix = template.render_prefix(item)
@@ -319,7 +319,7 @@ class GenerationAnswers(Answerer[_GenerationTask]):
 
     def _answer(self, task: str, accepted: Sequence[Accepted]) -> list[Texts]:
         requests = [request for one in accepted for request in self._requests(one)]
-        texts = iter(self._decoding.write(self.parts.generator(task), requests))
+        texts = iter(self._decoding.write(self.resources.generator(task), requests))
         numbers = (len(self.of_task(task).items(one.request)) for one in accepted)
         return [Texts.of(itertools.islice(texts, number)) for number in numbers]
 
@@ -346,7 +346,7 @@ class GenerationAnswers(Answerer[_GenerationTask]):
         Beam search has no single text that grows.
         """
         del task
-        return self.parts.continuous and self._decoding.one_by_one
+        return self.resources.continuous and self._decoding.one_by_one
 
     def choices(self, accepted: Accepted) -> Sequence[TextChoices | None]:
         state = self.of_task(accepted.task)
@@ -355,11 +355,11 @@ class GenerationAnswers(Answerer[_GenerationTask]):
         return [None if choices is None or item is None else choices(item) for item in items]
 
     def texts(self, accepted: Accepted) -> list[Callable[[], GenerationStream]]:
-        """Functions that submit the texts of a request to `Parts.continuous_generator`.
+        """Functions that submit the texts of a request to `Resources.continuous_generator`.
 
         The results of the streams are the texts of `answer`, but for what the request wants.
         """
-        generator, wanted = self.parts.continuous_generator(), accepted.wanted
+        generator, wanted = self.resources.continuous_generator(), accepted.wanted
         return [
             functools.partial(
                 generator.submit, generator.stream(request, wanted.max_tokens, wanted.stop)
@@ -376,17 +376,19 @@ class GenerationAnswers(Answerer[_GenerationTask]):
     def warm_up(self, tasks: Iterable[str]) -> None:
         for task in tasks:
             if self.one_by_one(task):
-                self.parts.warm_once("continuous", self.parts.continuous_generator().warm_up)
+                self.resources.warm_once(
+                    "continuous", self.resources.continuous_generator().warm_up
+                )
                 continue
             # Tasks of one length share a generator.
             has_choices = self.of_task(task).true is not None
-            key = "generator", self.parts.generator(task).max_tokens, has_choices
-            self.parts.warm_once(key, functools.partial(self._warm, task, has_choices))
+            key = "generator", self.resources.generator(task).max_tokens, has_choices
+            self.resources.warm_once(key, functools.partial(self._warm, task, has_choices))
 
     def _warm(self, task: str, has_choices: bool) -> None:
-        generator = self.parts.generator(task)
+        generator = self.resources.generator(task)
         choices = TextChoices(()) if has_choices else None
         for history in generator.warm_up_histories():
             request = self._decoding.request(history, "", task, (), choices)
-            for size in self.parts.batch_sizes:
+            for size in self.resources.batch_sizes:
                 self._decoding.write(generator, [request] * size)

@@ -25,7 +25,7 @@ from m6rec_jax.model import M6Rec, PromptConfig
 
 if TYPE_CHECKING:
     from m6rec_jax.jobs.answering import Answerer
-    from m6rec_jax.jobs.parts import Parts
+    from m6rec_jax.jobs.resources import Resources
 
 Array = jax.Array
 Variables = Mapping[str, Any]
@@ -262,13 +262,13 @@ class Job(abc.ABC):
 
     # Requests.
 
-    def answerer(self, parts: Parts) -> Answerer[Any]:
+    def answerer(self, resources: Resources) -> Answerer[Any]:
         """Answers requests, see `answering`.
 
         Raises:
           ConfigError: this job answers none, or the model or the data lack what it needs.
         """
-        del parts
+        del resources
         raise ConfigError(
             f"tasks of kind '{self.kind}' answer no requests; the jobs that do: "
             f"{', '.join(name for name, job in jobs().items() if job.answers())}"

@@ -23,7 +23,6 @@ from scipy.special import expit
 
 from m6rec_jax.engine.candidates.likelihood import LikelihoodScorer, contrast_scores
 from m6rec_jax.jobs.answering import Accepted, Answerer, check_finite, grouped
-from m6rec_jax.jobs.candidates import CandidateAnswerer, CandidateScores
 from m6rec_jax.jobs.job import (
     Array,
     Columns,
@@ -37,9 +36,14 @@ from m6rec_jax.jobs.job import (
     labelled,
     register,
 )
-from m6rec_jax.jobs.parts import Parts
 from m6rec_jax.jobs.past_items import metrics_apart
-from m6rec_jax.jobs.scoring import candidate_names, mean_baselines
+from m6rec_jax.jobs.resources import Resources
+from m6rec_jax.jobs.scoring import (
+    CandidateAnswerer,
+    CandidateScores,
+    candidate_names,
+    mean_baselines,
+)
 from m6rec_jax.metrics import classification
 from m6rec_jax.metrics.baselines import MeanBaselines
 from m6rec_jax.model import M6Rec
@@ -132,8 +136,8 @@ class LikelihoodJob(Job):
             "probability": predictions.probabilities,
         }
 
-    def answerer(self, parts: Parts) -> Answerer[Any]:
-        return LikelihoodAnswers(parts)
+    def answerer(self, resources: Resources) -> Answerer[Any]:
+        return LikelihoodAnswers(resources)
 
 
 def likelihood_metrics(
@@ -177,21 +181,21 @@ class LikelihoodAnswers(CandidateAnswerer):
         "ranking": "int",
     }
 
-    def __init__(self, parts: Parts) -> None:
-        super().__init__(parts)
+    def __init__(self, resources: Resources) -> None:
+        super().__init__(resources)
         self._scaling = PlattScaling()
 
     def open_task(self, task: str) -> RequestRenderer:
         self._contrast(task)
-        return self.parts.renderer(task, any_data_set=True)
+        return self.resources.renderer(task, any_data_set=True)
 
     def scorer(self, task: str) -> LikelihoodScorer:
-        contrast, scorer = self._contrast(task), self.parts.likelihood_scorer()
-        return self.parts.once(("likelihood", contrast), lambda: scorer.asking(contrast))
+        contrast, scorer = self._contrast(task), self.resources.likelihood_scorer()
+        return self.resources.once(("likelihood", contrast), lambda: scorer.asking(contrast))
 
     def _contrast(self, task: str) -> Contrast:
-        template = self.parts.data(task, any_data_set=True).template
-        contrast = self.parts.likelihood_scorer().contrast
+        template = self.resources.data(task, any_data_set=True).template
+        contrast = self.resources.likelihood_scorer().contrast
         return contrast or Contrast.of([outcome.text for outcome in template.outcomes])
 
     def answer(self, accepted: Sequence[Accepted]) -> list[CandidateScores]:

@@ -1,23 +1,46 @@
 """Retrieval: the items of the whole catalogue that fit a user best, by the two towers.
 
 Metrics: `hit_rate@k`, `ndcg@k`, `mrr`, `coverage@k`; the same over items never trained on.
+
+`embeddings` gives the vectors of users and items themselves, for a vector database:
+
+    m6rec infer --gin.MODEL_DIR=runs/retrieval --output vectors.parquet \
+        --gin.MIXTURE_OR_TASK_NAME=movielens_100k_leave_one_out_embeddings
+    m6rec infer --gin.MODEL_DIR=runs/retrieval --gin.JOB=embeddings \
+        --requests users.jsonl --output vectors.jsonl
+    rec.answer(rows, job="embeddings"); rec.embed_items()
+
+Its metrics are `alignment` and `uniformity` of Wang and Isola (2020), which need no ranking: how
+close users are to the items they want, and how evenly items fill the sphere. Lower is better.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import gin
 import jax.numpy as jnp
 import numpy as np
 
+from m6rec_jax.engine.candidates.rows import pack_texts
 from m6rec_jax.engine.index.catalogue_index import TopK
+from m6rec_jax.engine.index.index_files import StoredIndex
 from m6rec_jax.engine.index.retrieval import item_embeddings, user_embeddings
-from m6rec_jax.errors import DataError
-from m6rec_jax.jobs.answering import Accepted, Answerer
-from m6rec_jax.jobs.index_search import IndexAnswerer, RetrievalTask, Retrieved
+from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.jobs.answering import (
+    Accepted,
+    Answerer,
+    ScoredItem,
+    check_default_k,
+    check_finite,
+    check_k,
+    excluded_ids,
+    grouped,
+    title_of,
+)
 from m6rec_jax.jobs.job import (
     Array,
     Columns,
@@ -30,7 +53,6 @@ from m6rec_jax.jobs.job import (
     Variables,
     register,
 )
-from m6rec_jax.jobs.parts import Parts
 from m6rec_jax.jobs.past_items import (
     hidden_items,
     own_counts,
@@ -38,9 +60,13 @@ from m6rec_jax.jobs.past_items import (
     prefixed,
     ranks_apart,
 )
+from m6rec_jax.jobs.resources import Resources
 from m6rec_jax.metrics import ranking
 from m6rec_jax.metrics.baselines import popularity_ranks
 from m6rec_jax.model import M6Rec
+from m6rec_jax.requests.rendering import RequestRenderer, RequestText
+from m6rec_jax.requests.request import Request
+from m6rec_jax.text.records import Item
 
 DEFAULT_KS = (1, 5, 10, 50)
 
@@ -72,6 +98,8 @@ class RetrievalPredictions:
 
 # Items of a history that are known beside its text.
 _MOST_PAST = 1000
+# Pairs of items that uniformity is averaged over, at most.
+_MOST_PAIRS = 1_000_000
 # What a reranked list is compared with.
 TWO_TOWERS = "two_towers"
 
@@ -130,9 +158,14 @@ class RetrievalJob(Job):
             scores=top.scores,
             num_ranked=index.num_items - np.array([len(items) for items in excluded], np.int64),
         )
+
+        def read() -> ReadRows:
+            past = past_of_rows(evaluation, users, targets)
+            return ReadRows([items[-_MOST_PAST:] for items in past], excluded)
+
         return evaluation.reranked(
             predictions,
-            lambda: rows_of_predictions(evaluation, predictions, excluded),
+            read,
             lambda rows, ids: index.similarities(found["user"][rows], ids),
         )
 
@@ -187,18 +220,8 @@ class RetrievalJob(Job):
             "similarity": found["similarity"][rows, positions],
         }
 
-    def answerer(self, parts: Parts) -> Answerer[Any]:
-        return RetrievalAnswers(parts)
-
-
-def rows_of_predictions(
-    evaluation: Evaluation,
-    predictions: RetrievalPredictions,
-    excluded: Sequence[np.ndarray],
-) -> ReadRows:
-    """The rows of predictions, in their order; of very long histories the last items."""
-    past = past_of_rows(evaluation, predictions.users, predictions.targets)
-    return ReadRows([items[-_MOST_PAST:] for items in past], excluded)
+    def answerer(self, resources: Resources) -> Answerer[Any]:
+        return RetrievalAnswers(resources)
 
 
 def baseline_ranks(
@@ -294,48 +317,313 @@ def pad_targets(item_ids: np.ndarray) -> np.ndarray:
     Raises:
       DataError: a row has none.
     """
-    found = _in_front(item_ids)
-    order = np.argsort(found, axis=1, kind="stable")  # of equal ones the first stays first
-    ascending = np.take_along_axis(found, order, axis=1)
-    repeated = np.zeros(found.shape, bool)
-    np.put_along_axis(repeated, order[:, 1:], ascending[:, 1:] == ascending[:, :-1], axis=1)
-    return _in_front(np.where(repeated, -1, found))
+    wanted = [list(dict.fromkeys(row[row >= 0].tolist())) for row in item_ids]
+    if not all(wanted):
+        raise DataError(f"{wanted.count([])} rows want no item; is this a retrieval task?")
+    padded = np.full((len(wanted), max(map(len, wanted))), -1, np.int64)
+    for row, items in zip(padded, wanted, strict=True):
+        row[: len(items)] = items
+    return padded
 
 
-def _in_front(item_ids: np.ndarray) -> np.ndarray:
-    """Without the -1 between: `[n, target]` to `[n, m]`, -1 at the ends of shorter rows."""
-    present = item_ids >= 0
-    counts = present.sum(axis=1)
-    if (counts == 0).any():
-        raise DataError(f"{int((counts == 0).sum())} rows want no item; is this a retrieval task?")
-    order = np.argsort(~present, axis=1, kind="stable")[:, : int(counts.max())]
-    return np.take_along_axis(item_ids, order, axis=1).astype(np.int64)
+@dataclasses.dataclass(frozen=True, slots=True)
+class Retrieved:
+    """Items of the catalogue, best first.
+
+    Attributes:
+      item_ids: of the items.
+      scores: cosine similarities, or what a reranker orders by, float32 `[items]`.
+      catalogue: items by id, for their titles.
+    """
+
+    column_types: ClassVar[Mapping[str, str]] = {
+        "item_ids": "string",
+        "scores": "float",
+        "titles": "string",
+    }
+    item_ids: Sequence[str]
+    scores: np.ndarray
+    catalogue: Mapping[str, Item] = dataclasses.field(repr=False)
+
+    @property
+    def items(self) -> list[ScoredItem]:
+        """Items with their scores."""
+        pairs = zip(self.item_ids, self.scores.tolist(), strict=True)
+        return [ScoredItem(i, title_of(self.catalogue.get(i, Item(i, {}))), s) for i, s in pairs]
+
+    def columns(self) -> Mapping[str, Any]:
+        titles = [item.title for item in self.items]
+        return {"item_ids": self.item_ids, "scores": self.scores, "titles": titles}
 
 
-@gin.configurable(allowlist=["k", "max_k", "depth", "exclude_seen"])
-class RetrievalAnswers(IndexAnswerer[RetrievalTask]):
-    """Ids *and* scores of the items that fit best; arguments and errors as `IndexAnswerer`."""
+@dataclasses.dataclass(frozen=True)
+class SearchedTask:
+    """What looking for items of one task takes."""
 
-    def open_task(self, task: str) -> RetrievalTask:
-        self.parts.retriever().check_task(task)
-        index, items = self.parts.index(task), self.parts.data(task).items
-        if items and (lost := [id_ for id_ in index.ids if id_ not in items]):
+    renderer: RequestRenderer
+    index: StoredIndex
+    catalogue: Mapping[str, Item]
+    text_of: Callable[[Item], str]
+    hides_seen: bool
+
+    def ordered(
+        self,
+        requests: Sequence[Request],
+        excluded: Sequence[Sequence[str]],
+        users: np.ndarray,
+        found: TopK,
+    ) -> Iterator[tuple[list[str], np.ndarray]]:
+        """Ids of the items for each request, best first, and their scores, which may go on.
+
+        Args:
+          requests: of this task.
+          excluded: of each request, ids that must not come.
+          users: their vectors, `[requests, retrieval]`.
+          found: each request's nearest items, as places in the index, best first.
+        """
+        del requests, excluded, users
+        for items, scores in zip(found.ids, found.scores, strict=True):
+            yield [self.index.ids[item] for item in items[items >= 0]], scores
+
+    def listed(self, ids: Sequence[str], scores: np.ndarray, k: int) -> Retrieved:
+        """The k best of `ordered` ones; of items with the same text, which tie, only the first.
+
+        There are fewer where the items have fewer texts.
+        """
+        places: dict[str, int] = {}
+        for place, id_ in enumerate(ids):
+            if len(places) == k:
+                break
+            item = self.catalogue.get(id_)
+            places.setdefault(id_ if item is None else self.text_of(item), place)
+        first = list(places.values())
+        return Retrieved([ids[place] for place in first], scores[first], self.catalogue)
+
+    def describe(self) -> Mapping[str, Any]:
+        """What the order depends on, for JSON."""
+        manifest = self.index.manifest
+        return {"index": [manifest.model, manifest.catalogue], "exclude_seen": self.hides_seen}
+
+
+class IndexAnswerer(Answerer[SearchedTask]):
+    """Answers with items of an index, in the order of the two towers' similarities.
+
+    Args:
+      resources: see `Answerer`.
+      k: how many items, for requests that do not say.
+      max_k: the most a request may ask for, at most `depth`.
+      depth: so many are searched for in any case, so that all requests run the same program; None:
+        100, or `max_k` where that is more. More where many items share a text.
+      exclude_seen: leave out the items of a request's behaviours, beside those of its `exclude`;
+        None: where the data set's repeats do not count.
+
+    Raises:
+      ConfigError: k, max_k and depth do not ascend.
+    """
+
+    result = Retrieved
+
+    def __init__(
+        self,
+        resources: Resources,
+        k: int = 10,
+        max_k: int = 100,
+        depth: int | None = None,
+        exclude_seen: bool | None = None,
+    ) -> None:
+        self._name = type(self).__name__
+        check_default_k(k, max_k, self._name)
+        self._depth = max(max_k, 100) if depth is None else depth
+        if max_k > self._depth:
+            raise ConfigError(f"{self._name}.max_k = {max_k} is more than depth = {depth}")
+        super().__init__(resources)
+        self.default_k, self.max_k, self._exclude_seen = k, max_k, exclude_seen
+
+    def open_task(self, task: str) -> SearchedTask:
+        self.resources.retriever().check_task(task)
+        index, data = self.resources.index(task), self.resources.data(task)
+        if data.items and (lost := [id_ for id_ in index.ids if id_ not in data.items]):
             raise DataError(
                 f"the index of '{task}' has the item {lost[0]!r}, which the catalogue lacks (and "
                 f"{len(lost) - 1} more): build it anew with this catalogue"
             )
-        return RetrievalTask(self.parts.renderer(task), index, items)
+        hides_seen = self.resources.hides_seen(task, self._exclude_seen)
+        renderer = self.resources.renderer(task)
+        return SearchedTask(renderer, index, data.items, data.template.item, hides_seen)
 
-    def retrieval(self, task: str) -> RetrievalTask:
-        return self.of_task(task)
+    def accept(self, request: Request, task: str) -> RequestText:
+        check_k(request, self.max_k, f"{self._name}.max_k")
+        return self.of_task(task).renderer.render(request)
 
-    def results(
-        self, task: str, accepted: Sequence[Accepted], users: np.ndarray, found: TopK
-    ) -> list[Retrieved]:
-        own = self.of_task(task)
-        results = []
-        for one, items, scores in zip(accepted, found.ids, found.scores, strict=True):
-            ids = [own.index.ids[item] for item in items[items >= 0]]
-            k = one.request.k or self.default_k
-            results.append(self.listed(task, ids, scores, k, own.catalogue))
-        return results
+    def answer(self, accepted: Sequence[Accepted]) -> list[Retrieved]:
+        users = self.resources.retriever().embed_users(
+            [one.text.history for one in accepted], [one.task for one in accepted]
+        )
+        check_finite(accepted, users)
+
+        def answer(task: str, places: list[int]) -> list[Retrieved]:
+            state, vectors = self.of_task(task), users[places]
+            requests = [accepted[place].request for place in places]
+            excluded = [excluded_ids(request, state.hides_seen) for request in requests]
+            found = state.index.top_k(vectors, self._depth, excluded, self.resources.batch_sizes)
+            lists = state.ordered(requests, excluded, vectors, found)
+            return [
+                state.listed(ids, scores, request.k or self.default_k)
+                for request, (ids, scores) in zip(requests, lists, strict=True)
+            ]
+
+        return grouped(range(len(accepted)), lambda place: accepted[place].task, answer)
+
+    def describe(self, task: str) -> Mapping[str, Any]:
+        settings = {"k": self.default_k, "max_k": self.max_k, "depth": self._depth}
+        return {**settings, **self.of_task(task).describe()}
+
+    def warm_up(self, tasks: Iterable[str]) -> None:
+        self.resources.warm_once("retriever", self.resources.retriever().warm_up)
+        for task in tasks:
+            self.of_task(task).index.warm_up(self._depth, self.resources.batch_sizes)
+
+
+@gin.configurable(allowlist=["k", "max_k", "depth", "exclude_seen"])
+class RetrievalAnswers(IndexAnswerer):
+    """Ids *and* scores of the items that fit best; arguments and errors as `IndexAnswerer`."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class EmbeddingPredictions:
+    """Unit vectors.
+
+    Attributes:
+      users: int64 `[n]`, indices into the users table, one for each row of the task.
+      user_vectors: float32 `[n, retrieval]`.
+      targets: int64 `[n, m]`, items that came next; -1 is padding.
+      item_vectors: float32 `[items, retrieval]`, of the whole catalogue.
+    """
+
+    users: np.ndarray
+    user_vectors: np.ndarray
+    targets: np.ndarray
+    item_vectors: np.ndarray
+
+
+@register
+class EmbeddingsJob(Job):
+    """Vectors of users and items."""
+
+    kind = "embeddings"
+    needs = "retrieval projections"
+    tasks = (("embeddings", "next_items", "retrieval_rows"),)
+    asked_of = ("retrieval", "embeddings")
+    identity = ("decoder_item_ids", "user_ids")
+
+    def outputs(self, model: M6Rec, variables: Variables, features: Features) -> dict[str, Array]:
+        """`user`, the vector of each row's user, `[rows, retrieval]`."""
+        return {"user": user_embeddings(model, variables, features)}
+
+    def predict(self, evaluation: Evaluation) -> EmbeddingPredictions:
+        found = evaluation.outputs()
+        texts = evaluation.data.prepared().catalogue().texts
+        return EmbeddingPredictions(
+            found["user_ids"][:, 0].astype(np.int64),
+            found["user"],
+            pad_targets(found["decoder_item_ids"]),
+            evaluation.retriever().embed_items(texts),
+        )
+
+    def metrics(
+        self, evaluation: Evaluation, predictions: EmbeddingPredictions
+    ) -> dict[str, float]:
+        """`alignment`, `uniformity`, `num_examples`, `num_items`."""
+        del evaluation
+        wanted = predictions.targets >= 0
+        rows = np.nonzero(wanted)[0]
+        users = predictions.user_vectors[rows].astype(np.float64)
+        items = predictions.item_vectors[predictions.targets[wanted]].astype(np.float64)
+        return {
+            "alignment": float(np.mean(np.sum((users - items) ** 2, axis=1))),
+            "uniformity": uniformity(predictions.item_vectors),
+            "num_examples": float(len(predictions.users)),
+            "num_items": float(len(predictions.item_vectors)),
+        }
+
+    def columns(self, data: TaskData, predictions: EmbeddingPredictions) -> Columns:
+        """`kind` ('user' or 'item'), `id` and `embedding`: users in the rows' order, then items."""
+        names, items = data.user_names(), data.prepared().catalogue().items
+        users = [names[int(user)] for user in predictions.users]
+        return {
+            "kind": np.array(["user"] * len(users) + ["item"] * len(items), object),
+            "id": np.array([*users, *(item.id for item in items)], object),
+            "embedding": np.concatenate([predictions.user_vectors, predictions.item_vectors]),
+        }
+
+    def answerer(self, resources: Resources) -> Answerer[Any]:
+        return EmbeddingAnswers(resources)
+
+
+def uniformity(vectors: np.ndarray) -> float:
+    """log mean exp(-2 |x - y|²) over pairs of unit vectors `[n, dim]`, at most `_MOST_PAIRS` drawn.
+
+    Raises:
+      DataError: there is no pair.
+    """
+    number = len(vectors)
+    if number < 2:
+        raise DataError("uniformity needs at least two items")
+    if number * (number - 1) <= 2 * _MOST_PAIRS:
+        first, second = np.triu_indices(number, 1)
+    else:
+        first, second = np.random.default_rng(0).integers(number, size=(2, _MOST_PAIRS))
+        first, second = first[first != second], second[first != second]
+    similarity = np.einsum("nd,nd->n", vectors[first], vectors[second], dtype=np.float64)
+    return float(np.log(np.mean(np.exp(-2.0 * (2.0 - 2.0 * similarity)))))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Embedding:
+    """The vector of a request's user.
+
+    Attributes:
+      vector: float32 `[retrieval]`, of unit length.
+    """
+
+    column_types: ClassVar[Mapping[str, str]] = {"embedding": "float"}
+    vector: np.ndarray
+
+    def columns(self) -> Mapping[str, Any]:
+        return {"embedding": self.vector}
+
+
+class EmbeddingAnswers(Answerer[RequestRenderer]):
+    """User vectors; one batch may mix tasks."""
+
+    result = Embedding
+
+    def open_task(self, task: str) -> RequestRenderer:
+        self.resources.retriever().check_task(task)
+        return self.resources.renderer(task, candidates=False)
+
+    def accept(self, request: Request, task: str) -> RequestText:
+        return self.of_task(task).render(request)
+
+    def answer(self, accepted: Sequence[Accepted]) -> list[Embedding]:
+        vectors = self.resources.retriever().embed_users(
+            [one.text.history for one in accepted], [one.task for one in accepted]
+        )
+        check_finite(accepted, vectors)
+        return [Embedding(vector) for vector in vectors]
+
+    def warm_up(self, tasks: Iterable[str]) -> None:
+        retriever = self.resources.retriever()
+        for task in tasks:
+            self.resources.warm_once("retriever", retriever.warm_up)
+            self.resources.warm_once("items", functools.partial(self._warm_up_items, task))
+
+    def _warm_up_items(self, task: str) -> None:
+        """Compiles what embeds items given as text, for every number of rows."""
+        retriever = self.resources.retriever()
+        length = retriever.options.target_length
+        texts = ["a"] * length
+        packed = pack_texts(retriever.vocabulary, texts, length, retriever.candidate_length)
+        per_row = -(-len(texts) // len(packed.rows))
+        for size in self.resources.batch_sizes:
+            retriever.embed_items(["a"] * (per_row * size), task)

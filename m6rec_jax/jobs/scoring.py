@@ -5,16 +5,18 @@ Metrics: `auc`, `user_averaged_auc`, `log_loss`, `calibration_error`.
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import functools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import gin
 import numpy as np
 
 from m6rec_jax.data.dataset.schema import DatasetSpec
+from m6rec_jax.engine.candidates.scorer import CandidateScorer
 from m6rec_jax.engine.candidates.scoring import (
     Scorer,
     chosen_classes,
@@ -23,8 +25,15 @@ from m6rec_jax.engine.candidates.scoring import (
     served_probability,
 )
 from m6rec_jax.engine.task_settings import TaskSettings
-from m6rec_jax.jobs.answering import Accepted, Answerer, check_finite
-from m6rec_jax.jobs.candidates import CandidateAnswerer, CandidateScores
+from m6rec_jax.errors import DataError
+from m6rec_jax.jobs.answering import (
+    Accepted,
+    Answerer,
+    RequestFields,
+    ScoredItem,
+    check_finite,
+    title_of,
+)
 from m6rec_jax.jobs.job import (
     Array,
     Columns,
@@ -38,12 +47,14 @@ from m6rec_jax.jobs.job import (
     labelled,
     register,
 )
-from m6rec_jax.jobs.parts import Parts
 from m6rec_jax.jobs.past_items import metrics_apart, own_counts
+from m6rec_jax.jobs.resources import Resources
 from m6rec_jax.metrics import classification
 from m6rec_jax.metrics.baselines import MeanBaselines, UserItemCounts
 from m6rec_jax.model import M6Rec
-from m6rec_jax.requests.rendering import RequestRenderer
+from m6rec_jax.requests.rendering import RequestRenderer, RequestText
+from m6rec_jax.requests.request import RejectedRow, Request
+from m6rec_jax.text.records import Item
 
 log = logging.getLogger(__name__)
 
@@ -113,17 +124,17 @@ class ScoringJob(Job):
     def baselines(
         self, evaluation: Evaluation, predictions: ScoringPredictions
     ) -> dict[str, dict[str, float]]:
-        """See `MeanBaselines.scoring_metrics`."""
+        """See `MeanBaselines.scoring_metrics`; of repeats and new items apart, too."""
         fitted = mean_baselines(evaluation)
 
-        def metrics(some: ScoringPredictions, name: str) -> dict[str, float]:
+        def metrics(name: str, some: ScoringPredictions) -> dict[str, float]:
             return fitted.scoring_metrics(some.users, some.items, some.labels)[name]
 
-        found = fitted.scoring_metrics(predictions.users, predictions.items, predictions.labels)
-        for name in found:
-            of_kinds = functools.partial(metrics, name=name)
-            found[name] |= metrics_apart(evaluation, predictions, of_kinds)
-        return found
+        return {
+            name: metrics(name, predictions)
+            | metrics_apart(evaluation, predictions, functools.partial(metrics, name))
+            for name in fitted.scores(predictions.users, predictions.items)
+        }
 
     def example_scores(self, predictions: ScoringPredictions) -> ExampleScores:
         """Log likelihood of each label."""
@@ -155,8 +166,8 @@ class ScoringJob(Job):
         chosen = chosen_classes(data.positive_classes, probabilities.shape[-1])
         return super().score_columns(data, {**found, "probability": probabilities @ chosen})
 
-    def answerer(self, parts: Parts) -> Answerer[Any]:
-        return ScoringAnswers(parts)
+    def answerer(self, resources: Resources) -> Answerer[Any]:
+        return ScoringAnswers(resources)
 
 
 def scoring_metrics(predictions: ScoringPredictions) -> dict[str, float]:
@@ -196,10 +207,10 @@ def mean_baselines(evaluation: Evaluation) -> MeanBaselines:
             labels = label.labels(values)
             visible = prepared.manifest.visible.get(evaluation.data.part, ())
             if "validation" in visible and evaluation.data.part != "validation":
-                own = evaluation.data.interactions("validation")
-                users = np.concatenate([users, own.users])
-                items = np.concatenate([items, own.items])
-                labels = np.concatenate([labels, own.labels])
+                further = evaluation.data.interactions("validation")
+                users = np.concatenate([users, further.users])
+                items = np.concatenate([items, further.items])
+                labels = np.concatenate([labels, further.labels])
             user_means = MeanBaselines.fit(users, items, labels, *sizes).user_means
         return dataclasses.replace(
             fitted,
@@ -223,12 +234,85 @@ def candidate_names(data: TaskData, users: np.ndarray, items: np.ndarray) -> Col
     }
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class CandidateScores:
+    """Scores of a request's candidates, in their order.
+
+    Attributes:
+      candidates: of the request.
+      scores: what they are shown with, float `[candidates]`.
+      values: what `columns` gives, by column.
+    """
+
+    candidates: Sequence[Item]
+    scores: np.ndarray
+    values: Mapping[str, Any]
+
+    @property
+    def items(self) -> list[ScoredItem]:
+        """Candidates with their scores."""
+        pairs = zip(self.candidates, self.scores.tolist(), strict=True)
+        return [ScoredItem(item.id, title_of(item), score) for item, score in pairs]
+
+    def columns(self) -> Mapping[str, Any]:
+        return self.values
+
+
+class CandidateAnswerer(Answerer[RequestRenderer]):
+    """Scores the candidates of requests; subclasses say what that means.
+
+    Args:
+      resources: see `Answerer`.
+      candidates_field: where a request has its candidates.
+    """
+
+    def __init__(self, resources: Resources, candidates_field: str = "candidates") -> None:
+        super().__init__(resources)
+        self._field = candidates_field
+
+    @abc.abstractmethod
+    def scorer(self, task: str) -> CandidateScorer:
+        """What scores the candidates of a task's requests."""
+
+    def fields(self, task: str) -> RequestFields:
+        del task
+        return RequestFields(candidates=self._field)
+
+    def accept(self, request: Request, task: str) -> RequestText:
+        text = self.of_task(task).render(request)
+        self.check_candidates(text.candidates, task)
+        return text
+
+    def candidate_texts(self, request: Request, task: str) -> list[str]:
+        """The texts of a request's candidates alone; raises as `accept`."""
+        return self.of_task(task).candidates(request)
+
+    def check_candidates(self, texts: Sequence[str], task: str) -> None:
+        """Raises RejectedRow where a candidate's text cannot be scored."""
+        scorer = self.scorer(task)
+        for index, candidate in enumerate(texts):
+            try:
+                scorer.check(candidate, task)
+            except DataError as error:
+                path = f"{self._field}[{index}]"
+                raise RejectedRow("no_text", f"{path!r} cannot be scored: {error}") from None
+
+    def describe(self, task: str) -> Mapping[str, Any]:
+        del task
+        return {"candidates_field": self._field}
+
+    def warm_up(self, tasks: Iterable[str]) -> None:
+        for task in tasks:
+            scorer = self.scorer(task)
+            self.resources.warm_once(scorer.program_name, scorer.warm_up)
+
+
 @gin.configurable(allowlist=["candidates_field"])
 class ScoringAnswers(CandidateAnswerer):
     """The probability of each candidate; one batch may mix tasks.
 
     Args:
-      parts: see `Answerer`.
+      resources: see `Answerer`.
       candidates_field: where a request has its candidates. 'item_ids' scores what retrieval found.
     """
 
@@ -236,38 +320,28 @@ class ScoringAnswers(CandidateAnswerer):
 
     def open_task(self, task: str) -> RequestRenderer:
         self.scorer(task).check_task(task)
-        return self.parts.renderer(task)
+        return self.resources.renderer(task)
 
     def scorer(self, task: str) -> Scorer:
         del task
-        return self.parts.scorer()
+        return self.resources.scorer()
 
     def answer(self, accepted: Sequence[Accepted]) -> list[CandidateScores]:
-        had = [self._repeats(one) for one in accepted]
-        # Candidates of one history are scored together: it is encoded once.
-        places: dict[tuple[str, ...], list[int]] = {}
-        for place, one in enumerate(accepted):
-            places.setdefault((one.task, *one.text.history), []).append(place)
-        scored = self.parts.scorer().score_requests(
-            [history for _, *history in places],
-            [[c for i in own for c in accepted[i].text.candidates] for own in places.values()],
-            [task for task, *_ in places],
-            [[repeat for i in own for repeat in had[i]] for own in places.values()],
+        scores = self.resources.scorer().score_requests(
+            [one.text.history for one in accepted],
+            [one.text.candidates for one in accepted],
+            [one.task for one in accepted],
+            [self._repeats(one) for one in accepted],
         )
-        by_place: dict[int, np.ndarray] = {}
-        for own, values in zip(places.values(), scored, strict=True):
-            ends = np.cumsum([len(accepted[i].text.candidates) for i in own])
-            by_place.update(zip(own, np.split(values, ends[:-1]), strict=True))
-        found = [by_place[place] for place in range(len(accepted))]
-        check_finite(accepted, found)
+        check_finite(accepted, scores)
         return [
-            CandidateScores(one.request.candidates, own, {"probabilities": own})
-            for one, own in zip(accepted, found, strict=True)
+            CandidateScores(one.request.candidates, values, {"probabilities": values})
+            for one, values in zip(accepted, scores, strict=True)
         ]
 
     def _repeats(self, one: Accepted) -> list[bool]:
         """Which candidates the user had before, where the task's negatives tell them apart."""
-        if self.parts.settings(one.task).repeat_sampling_rate is None:
+        if self.resources.settings(one.task).repeat_sampling_rate is None:
             return [False] * len(one.text.candidates)
         had = self.of_task(one.task).had(one.request)
         return [item.id in had for item in one.request.candidates]

@@ -38,7 +38,7 @@ from m6rec_jax.jobs.dialogue_items import (
 )
 from m6rec_jax.jobs.job import Array, Evaluation, Features, Variables, register
 from m6rec_jax.jobs.language import LanguagePredictions
-from m6rec_jax.jobs.parts import Parts
+from m6rec_jax.jobs.resources import Resources
 from m6rec_jax.metrics import ranking
 from m6rec_jax.model import M6Rec
 from m6rec_jax.requests.rendering import RequestRenderer, RequestText
@@ -101,8 +101,8 @@ class TitleRecommendationJob(RecommendationJob):
             language=language,
         )
 
-    def answerer(self, parts: Parts) -> Answerer[Any]:
-        return TitlesAnswers(parts)
+    def answerer(self, resources: Resources) -> Answerer[Any]:
+        return TitlesAnswers(resources)
 
     @property
     def asked_of(self) -> tuple[str, ...]:
@@ -228,7 +228,7 @@ class TitlesAnswers(Answerer[_TitlesTask]):
     the prefix's attributes in `about`; missing ones are left out.
 
     Args:
-      parts: see `Answerer`.
+      resources: see `Answerer`.
       k: how many titles, for requests that do not say.
       max_k: the most titles a request may ask for; so many beams search in any case.
       exclude_seen: leave out the items of a request's behaviours, beside those of its `exclude`;
@@ -241,14 +241,18 @@ class TitlesAnswers(Answerer[_TitlesTask]):
     result = RecommendedTitles
 
     def __init__(
-        self, parts: Parts, k: int = 10, max_k: int = MAX_K, exclude_seen: bool | None = None
+        self,
+        resources: Resources,
+        k: int = 10,
+        max_k: int = MAX_K,
+        exclude_seen: bool | None = None,
     ) -> None:
         check_default_k(k, max_k, "TitlesAnswers")
-        super().__init__(parts)
+        super().__init__(resources)
         self._k, self._max_k, self._exclude_seen = k, max_k, exclude_seen
 
     def open_task(self, task: str) -> _TitlesTask:
-        data, kind = self.parts.data(task), self.parts.settings(task).writing
+        data, kind = self.resources.data(task), self.resources.settings(task).writing
         writing = data.template.writing
         if kind not in NAMING or kind not in writing:
             raise ConfigError(
@@ -258,7 +262,7 @@ class TitlesAnswers(Answerer[_TitlesTask]):
             )
         if not data.items:
             raise DataError("the catalogue is empty: there is nothing to recommend")
-        template, generator = writing[kind], self.parts.generator(task)
+        template, generator = writing[kind], self.resources.generator(task)
         titles = written_titles(template, data.items.values())
         items_of_title: dict[str, list[int]] = {}
         for index, title in enumerate(titles):
@@ -268,10 +272,10 @@ class TitlesAnswers(Answerer[_TitlesTask]):
         shared, towers = None, self._towers(task)
         if towers is not None and len(trie.shared_indices()):
             texts = [data.template.item(item) for item in data.items.values()]
-            shared = SharedTitles(self.parts.retriever(), trie, texts, towers)
+            shared = SharedTitles(self.resources.retriever(), trie, texts, towers)
         ids = list(data.items)
         return _TitlesTask(
-            self.parts.renderer(task, candidates=False),
+            self.resources.renderer(task, candidates=False),
             template,
             ids,
             {id_: index for index, id_ in enumerate(ids)},
@@ -286,7 +290,7 @@ class TitlesAnswers(Answerer[_TitlesTask]):
 
     def accept(self, request: Request, task: str) -> RequestText:
         check_k(request, self._max_k, "TitlesAnswers.max_k")
-        state, generator = self.of_task(task), self.parts.generator(task)
+        state, generator = self.of_task(task), self.resources.generator(task)
         text, about = state.renderer.render(request), _about(request)
         try:
             source = state.template.source(text.history, about)
@@ -308,7 +312,7 @@ class TitlesAnswers(Answerer[_TitlesTask]):
 
     def _answer(self, task: str, asked: Sequence[Accepted]) -> list[RecommendedTitles]:
         state = self.of_task(task)
-        hides = self.parts.hides_seen(task, self._exclude_seen)
+        hides = self.resources.hides_seen(task, self._exclude_seen)
         histories = [one.text.history for one in asked]
         requests = [
             TextRequest(
@@ -320,7 +324,7 @@ class TitlesAnswers(Answerer[_TitlesTask]):
             for one in asked
         ]
         scores = None if state.shared is None else state.shared.item_scores(histories)
-        found = self.parts.generator(task).recommend(
+        found = self.resources.generator(task).recommend(
             requests, state.trie, self._num_beams(state), item_scores=scores
         )
         answers = []
@@ -341,22 +345,22 @@ class TitlesAnswers(Answerer[_TitlesTask]):
         towers = None if state.shared is None else self._towers(task)
         return {
             "template": state.template.to_spec(),
-            "ordered_by": None if towers is None else self.parts.model.fingerprint(towers),
+            "ordered_by": None if towers is None else self.resources.model.fingerprint(towers),
             "k": self._k,
             "max_k": self._max_k,
-            "exclude_seen": self.parts.hides_seen(task, self._exclude_seen),
+            "exclude_seen": self.resources.hides_seen(task, self._exclude_seen),
         }
 
     def warm_up(self, tasks: Iterable[str]) -> None:
         for task in tasks:
-            state, generator = self.of_task(task), self.parts.generator(task)
+            state, generator = self.of_task(task), self.resources.generator(task)
             key = ("titles", generator.max_tokens, self._num_beams(state), state.trie.shapes)
-            self.parts.warm_once(key, functools.partial(self._warm, task))
+            self.resources.warm_once(key, functools.partial(self._warm, task))
 
     def _warm(self, task: str) -> None:
-        state, generator = self.of_task(task), self.parts.generator(task)
+        state, generator = self.of_task(task), self.resources.generator(task)
         for history in generator.warm_up_histories():
-            for size in self.parts.batch_sizes:
+            for size in self.resources.batch_sizes:
                 for seen in state.trie.warm_up_seen():
                     requests = [TextRequest(history, task=task, seen=seen)] * size
                     generator.recommend(requests, state.trie, self._num_beams(state))
@@ -366,9 +370,9 @@ class TitlesAnswers(Answerer[_TitlesTask]):
 
     def _towers(self, task: str) -> str | None:
         """The one task with two towers on the same data; None: none or several."""
-        if not self.parts.model.model.config.prompts.retrieval_dim:
+        if not self.resources.model.model.config.prompts.retrieval_dim:
             return None
-        return self.parts.beside(task, "retrieval")
+        return self.resources.beside(task, "retrieval")
 
 
 def written_titles(template: WritingTemplate, items: Iterable[Item]) -> list[str]:

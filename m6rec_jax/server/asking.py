@@ -128,7 +128,7 @@ class Asking:
         self, function: Callable[[list[Any]], list[Any]], argument: Any
     ) -> asyncio.Task[Any]:
         """What a function will give for an argument, see `Scheduler.call_together`; queued now."""
-        sizes = self.snapshot.service.parts.batch_sizes
+        sizes = self.snapshot.service.resources.batch_sizes
         future = self._scheduler.call_together(function, argument, sizes, **self._queued)
         beside = asyncio.create_task(self._result(future))
 

@@ -151,7 +151,7 @@ def _scorer(asked: Asking, task: str, name: str | None) -> str | None:
         if not _knows_items(snapshot, scorer):
             raise ConfigError(f"'{scorer}' is served without a catalogue: it cannot score ids")
         return scorer
-    beside = None if name == "" else snapshot.service.parts.beside(task, "scoring")
+    beside = None if name == "" else snapshot.service.resources.beside(task, "scoring")
     return beside if beside and _knows_items(snapshot, beside) else None
 
 

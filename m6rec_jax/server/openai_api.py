@@ -101,7 +101,7 @@ async def _embed(asked: Asking, body: schemas.Embeddings) -> dict[str, Any]:
     texts = [body.input] if isinstance(body.input, str) else body.input
     name = body.model.removesuffix(_ITEMS)
     task = snapshot.task(name, "retrieval", "model")
-    retriever = snapshot.service.parts.retriever()
+    retriever = snapshot.service.resources.retriever()
     retriever.check_task(task)
     width = snapshot.service.model.model.config.prompts.retrieval_dim
     if body.dimensions not in (None, width):

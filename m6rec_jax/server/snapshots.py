@@ -58,7 +58,7 @@ class Snapshot:
 
     def __init__(self, service: Service, version: int, jobs: Collection[str] = ()) -> None:
         self.service, self.version, self.since = service, version, time.time()
-        self._jobs, parts, pairs = frozenset(jobs), service.parts, service.answerable()
+        self._jobs, resources, pairs = frozenset(jobs), service.resources, service.answerable()
         for name, job in all_jobs().items():
             if job.answers() and (not job.on_request or name in self._jobs or self.named(name)):
                 pairs += self._further_pairs(name, pairs)
@@ -69,13 +69,13 @@ class Snapshot:
         self.no_conversation = "the model has no task of dialogues"
         if any(map(dialogue_part, self.tasks.values())):
             try:
-                prepared = parts.options.prepared
-                self.conversation = open_conversation(service.model, prepared, parts=parts)
-                parts.warm_once(self.conversation.shapes, self.conversation.warm_up)
+                prepared = resources.options.prepared
+                self.conversation = open_conversation(service.model, prepared, resources=resources)
+                resources.warm_once(self.conversation.shapes, self.conversation.warm_up)
             except (ConfigError, DataError) as error:
                 self.no_conversation = str(error)
                 log.warning("no chat: %s", error)
-        parts.earlier.clear()  # all that is needed has been read
+        resources.earlier.clear()  # all that is needed has been read
 
     @property
     def tasks(self) -> Mapping[str, TaskSettings]:

@@ -21,7 +21,7 @@ from m6rec_jax.engine.task_settings import task_name
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io.buckets import in_bucket
 from m6rec_jax.io.workers import RayWorkers, Threads, Workers
-from m6rec_jax.jobs.request_data import open_serving_data
+from m6rec_jax.jobs.resources import open_serving_data
 from m6rec_jax.sharding import LogicalRules
 
 

@@ -14,7 +14,7 @@ from m6rec_jax.engine.segments.store import STORED_TYPES, StoreManifest, write_s
 from m6rec_jax.engine.task_settings import task_name, task_settings
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io.buckets import in_bucket
-from m6rec_jax.jobs.request_data import open_serving_data
+from m6rec_jax.jobs.resources import open_serving_data
 
 
 @gin.configurable

@@ -35,7 +35,7 @@ from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io.buckets import kept_copy, path_of
 from m6rec_jax.io.closest import did_you_mean
 from m6rec_jax.jobs.conversation import Answer, Conversation, ConversationCatalogue, Read
-from m6rec_jax.jobs.parts import Parts
+from m6rec_jax.jobs.resources import Resources
 from m6rec_jax.requests.rendering import RequestRenderer
 from m6rec_jax.requests.request import RejectedRow, Request, RequestParser
 from m6rec_jax.requests.serving_data import ServingData, prepared_dataset_spec
@@ -107,7 +107,7 @@ def open_conversation(
     prepared: str | None = None,
     titles: str = "",
     user: Mapping[str, Any] | None = None,
-    parts: Parts | None = None,
+    resources: Resources | None = None,
 ) -> Conversation:
     """A dialogue with a model.
 
@@ -122,7 +122,7 @@ def open_conversation(
         was trained to write them. Empty: by the texts of the catalogue.
       user: what is known of the user, a request's `user`, `history`, `time` and `statistics`
         (`requests.request`). A warning names columns that the data set does not have.
-      parts: whose engines are asked, for dialogues of a `Service`; None: engines of its own.
+      resources: whose engines are asked, for dialogues of a `Service`; None: engines of its own.
 
     Raises:
       ConfigError: a model without such tasks, settings that do not fit the data, or something else
@@ -133,17 +133,19 @@ def open_conversation(
     folder = conversation_folder(model, prepared)
     engines: dict[str, Any] = {}
     for part, name in tasks.items():
-        if parts is not None:
-            engines[part] = parts.retriever() if part == "retrieval" else parts.generator(name)
+        if resources is not None:
+            engines[part] = (
+                resources.retriever() if part == "retrieval" else resources.generator(name)
+            )
         elif part == "retrieval":
             engines[part] = model.retriever(name, batch_sizes=(1, 32))
         else:
             engines[part] = model.generator(name, batch_sizes=(1,))
     index = None
-    if parts is not None and parts.options.items is not None:
+    if resources is not None and resources.options.items is not None:
         logger.warning("dialogues are about the catalogue in %s: ITEMS is not for them", folder)
-    if parts is not None and "retrieval" in tasks:
-        index = _built_index(parts, tasks["retrieval"], folder)
+    if resources is not None and "retrieval" in tasks:
+        index = _built_index(resources, tasks["retrieval"], folder)
     of_dialogues = [model.settings.tasks[name] for name in tasks.values()]
     of_dialogues = [settings for settings in of_dialogues if dialogue_part(settings)]
     turns = [settings.max_events for settings in of_dialogues]
@@ -166,7 +168,7 @@ def open_conversation(
         index=index,
         reranker=reranker,
         tasks=tasks,
-        batch_sizes=(1,) if parts is None else parts.batch_sizes,
+        batch_sizes=(1,) if resources is None else resources.batch_sizes,
         history=told.history,
         past=told.past,
         repeats_count=known is not None and known.repeats_count,
@@ -199,12 +201,12 @@ def _reranker(
     )
 
 
-def _built_index(parts: Parts, task: str, folder: Path) -> CatalogueIndex | None:
+def _built_index(resources: Resources, task: str, folder: Path) -> CatalogueIndex | None:
     """What `m6rec index build` made of the catalogue for the task; None: nothing, or of another."""
-    built = parts.indexes.get(task)
-    if built is None or read_manifest(built).model != parts.model.fingerprint(task):
+    built = resources.indexes.get(task)
+    if built is None or read_manifest(built).model != resources.model.fingerprint(task):
         return None
-    stored, catalogue = parts.index(task), read_catalogue(folder)
+    stored, catalogue = resources.index(task), read_catalogue(folder)
     ids = [item.id for item in catalogue.items]
     same = stored.manifest.catalogue == catalogue_fingerprint(
         dict(zip(ids, catalogue.texts, strict=True))

@@ -224,13 +224,13 @@ class Scheduler:
             (service, accepted.job),
             service.answer,
             accepted,
-            service.parts.batch_sizes,
+            service.resources.batch_sizes,
             (bulk, deadline, next(self._numbers)),
             on_text,
         )
         if (texts := service.texts(accepted)) is not None:
             entry.texts = collections.deque(texts)
-            entry.generator = service.parts.continuous_generator()
+            entry.generator = service.resources.continuous_generator()
         return self._put(entry)
 
     def call_together(

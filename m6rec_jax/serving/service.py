@@ -26,7 +26,7 @@ from m6rec_jax.io.closest import did_you_mean
 from m6rec_jax.jobs.answering import Accepted, Answerer, RequestFields, Result, grouped
 from m6rec_jax.jobs.generation import GenerationAnswers
 from m6rec_jax.jobs.job import job_of, jobs
-from m6rec_jax.jobs.parts import INDEXED, Parts, ServiceOptions
+from m6rec_jax.jobs.resources import INDEXED, Resources, ServiceOptions
 from m6rec_jax.requests.request import RejectedRow, Request, RequestParser
 from m6rec_jax.requests.serving_data import ServingData
 from m6rec_jax.sharding import LogicalRules
@@ -37,17 +37,17 @@ class Service:
     """Answers requests with a loaded model; `open` loads one.
 
     Args:
-      parts: the model, its engines, data and indexes.
+      resources: the model, its engines, data and indexes.
     """
 
-    def __init__(self, parts: Parts) -> None:
-        self.parts, self.model = parts, parts.model
+    def __init__(self, resources: Resources) -> None:
+        self.resources, self.model = resources, resources.model
 
     def changed(self, **changes: Any) -> Service:
         """A service for another state of the model or other data, beside this one; arguments and
-        errors as `Parts.changed`.
+        errors as `Resources.changed`.
         """
-        return Service(self.parts.changed(**changes))
+        return Service(self.resources.changed(**changes))
 
     @classmethod
     def open(
@@ -77,7 +77,7 @@ class Service:
         loaded = load_with_bank(model_dir, bank=bank, step=step, mesh=mesh, rules=rules)
         if options.segments is not None:
             loaded.use_segments(options.segments)
-        return cls(Parts(loaded, options))
+        return cls(Resources(loaded, options))
 
     def task(self, name: str | None = None, job: str | None = None) -> str:
         """The task that is meant: the one named, or the only one that the job can be asked of.
@@ -108,7 +108,7 @@ class Service:
         Raises:
           ConfigError: no such job, or one that answers no requests; names the nearest one.
         """
-        settings = self.parts.settings(task)
+        settings = self.resources.settings(task)
         part = dialogue_part(settings)
         if part:
             raise ConfigError(
@@ -202,11 +202,11 @@ class Service:
 
     def answerer(self, job: str) -> Answerer[Any]:
         """What answers a job's requests; errors as `Job.answerer`."""
-        return self.parts.once(("answerer", job), lambda: job_of(job).answerer(self.parts))
+        return self.resources.once(("answerer", job), lambda: job_of(job).answerer(self.resources))
 
     def data(self, task: str, job: str) -> ServingData:
         """What a task's requests for a job are rendered with; errors as `accept`."""
-        return self.parts.data(task, any_data_set=self.answerer(job).any_data_set)
+        return self.resources.data(task, any_data_set=self.answerer(job).any_data_set)
 
     def describe(self, task: str, job: str) -> dict[str, Any]:
         """What the results of a task depend on, for JSON."""
@@ -230,7 +230,7 @@ class Service:
             self.answerer(job).warm_up([task for task, job_of_pair in pairs if job_of_pair == job])
         segments = self.model.segments
         if segments is not None:  # all engines compute them, and not all warm them up
-            self.parts.warm_once("segments", lambda: segments.warm_up(self.model.variables))
+            self.resources.warm_once("segments", lambda: segments.warm_up(self.model.variables))
 
     def answerable(self) -> list[tuple[str, str]]:
         """Each task with the job that it is for, as far as that answers requests and needs no more
@@ -242,11 +242,11 @@ class Service:
             for task, settings in self.model.tasks.items()
             if settings.kind in kinds
             and not dialogue_part(settings)
-            and (settings.kind not in INDEXED or task in self.parts.indexes)
+            and (settings.kind not in INDEXED or task in self.resources.indexes)
         ]
 
     def _parser_of(self, job: str, task: str) -> RequestParser:
-        return self.parts.once(("parser", job, task), lambda: self._parser(job, task))
+        return self.resources.once(("parser", job, task), lambda: self._parser(job, task))
 
     def _parser(self, job: str, task: str) -> RequestParser:
         answerer = self.answerer(job)

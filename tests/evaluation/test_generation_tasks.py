@@ -22,7 +22,7 @@ from m6rec_jax.engine.model_folder import load_model, read_ranking
 from m6rec_jax.evaluation import evaluator as evaluation
 from m6rec_jax.evaluation.assets import save_task_assets
 from m6rec_jax.evaluation.calibration import calibrate
-from m6rec_jax.jobs.request_data import open_serving_data
+from m6rec_jax.jobs.resources import open_serving_data
 from m6rec_jax.metrics import faithfulness, generation, ranking
 from m6rec_jax.metrics.text_metrics import (
     feature_metrics,

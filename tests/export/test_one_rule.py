@@ -25,7 +25,7 @@ from m6rec_jax.evaluation.assets import save_task_assets
 from m6rec_jax.evaluation.evaluator import Evaluator
 from m6rec_jax.export import command, formats, held_out
 from m6rec_jax.export.recording import Recorder
-from m6rec_jax.jobs.parts import ServiceOptions
+from m6rec_jax.jobs.resources import ServiceOptions
 from m6rec_jax.pipeline.prepared_rows import read_rows
 from m6rec_jax.pipeline.registration import register_recommendation_tasks, task_info, unregister
 from m6rec_jax.pipeline.task_rows import task_dataset

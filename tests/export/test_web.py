@@ -18,7 +18,7 @@ from m6rec_jax.engine.model_folder import load_model
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.export import command, held_out, web_page
 from m6rec_jax.export.recording import Recorder
-from m6rec_jax.jobs.request_data import open_serving_data
+from m6rec_jax.jobs.resources import open_serving_data
 from m6rec_jax.requests.rendering import RequestRenderer
 from m6rec_jax.requests.request import Request
 from m6rec_jax.text import layout

@@ -10,7 +10,7 @@ from m6rec_jax.data.getting.sources import DATA_DIR_VARIABLE
 from m6rec_jax.engine.model_folder import load_model
 from m6rec_jax.errors import DataError
 from m6rec_jax.evaluation.evaluator import Evaluator
-from m6rec_jax.jobs.embeddings import EmbeddingPredictions, EmbeddingsJob, uniformity
+from m6rec_jax.jobs.retrieval import EmbeddingPredictions, EmbeddingsJob, uniformity
 from m6rec_jax.pipeline.registration import register_recommendation_tasks, task_info, unregister
 from tests.evaluation.small_model import small_model
 from tests.serving.served_films import request

@@ -9,7 +9,7 @@ import pytest
 from m6rec_jax.engine.decoding.generation import Generator, TextRequest
 from m6rec_jax.errors import DataError
 from m6rec_jax.jobs.generation import GenerationAnswers
-from m6rec_jax.jobs.request_data import open_serving_data
+from m6rec_jax.jobs.resources import open_serving_data
 from m6rec_jax.requests.rendering import RequestRenderer
 from m6rec_jax.requests.request import RequestParser
 from tests.serving.served_films import (

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from m6rec_jax.errors import ConfigError
-from m6rec_jax.jobs.request_data import open_serving_data
+from m6rec_jax.jobs.resources import open_serving_data
 from m6rec_jax.requests.rendering import RequestRenderer
 from m6rec_jax.requests.request import RequestParser
 from m6rec_jax.text.labels import Contrast

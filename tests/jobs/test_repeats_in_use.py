@@ -11,7 +11,7 @@ from m6rec_jax.data.splitting.negatives import corrected_probability
 from m6rec_jax.engine.candidates.scoring import served_probability
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.jobs.answering import Accepted
-from m6rec_jax.jobs.parts import Parts
+from m6rec_jax.jobs.resources import Resources
 from m6rec_jax.jobs.scoring import ScoringAnswers
 from m6rec_jax.requests.rendering import RequestRenderer, RequestText
 from m6rec_jax.requests.request import Request
@@ -37,13 +37,13 @@ def answers(settings: TaskSettings) -> ScoringAnswers:
     scorer = SimpleNamespace(
         check_task=lambda task: None, score_requests=score_requests, warm_up=None
     )
-    parts = SimpleNamespace(
+    resources = SimpleNamespace(
         lock=contextlib.nullcontext(),
         settings=lambda task: settings,
         scorer=lambda: scorer,
         renderer=lambda task: RequestRenderer(DatasetTemplate.parse(TEMPLATE, "here"), known),
     )
-    return ScoringAnswers(parts)  # type: ignore[arg-type]
+    return ScoringAnswers(resources)  # type: ignore[arg-type]
 
 
 def test_what_the_user_had_is_corrected_by_its_own_rate() -> None:
@@ -66,5 +66,5 @@ def test_what_the_user_had_is_corrected_by_its_own_rate() -> None:
 )
 def test_what_the_user_had_is_hidden_as_the_data_say(repeats_count, given, hides) -> None:
     data = SimpleNamespace(spec=SimpleNamespace(repeats_count=repeats_count))
-    parts = SimpleNamespace(data=lambda task: data)
-    assert Parts.hides_seen(parts, "next", given) == hides  # type: ignore[arg-type]
+    resources = SimpleNamespace(data=lambda task: data)
+    assert Resources.hides_seen(resources, "next", given) == hides  # type: ignore[arg-type]

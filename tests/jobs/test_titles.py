@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from m6rec_jax.errors import ConfigError, DataError
-from m6rec_jax.jobs.request_data import open_serving_data
+from m6rec_jax.jobs.resources import open_serving_data
 from m6rec_jax.jobs.titles import TitlesAnswers
 from m6rec_jax.requests.rendering import RequestRenderer
 from m6rec_jax.requests.request import RequestParser

@@ -73,8 +73,8 @@ def test_scores(client: TestClient, service: Service) -> None:
         assert_items(found["items"], answer(service, request(3), task))
         assert (found["task"], found["job"], found["snapshot"]) == (task, job, 1)
         assert found["prompts"] == service.model.fingerprint(task)
-        assert found["data"] == service.parts.data(task).fingerprint
-    data = [service.parts.data(task, any_data_set=True) for task in ("ctr", "stars", "next")]
+        assert found["data"] == service.resources.data(task).fingerprint
+    data = [service.resources.data(task, any_data_set=True) for task in ("ctr", "stars", "next")]
     assert data[0] is data[1] is data[2]
     zero_shot = post(client, "/v1/score", request(3) | {"task": "ctr", "job": "likelihood"})
     assert_items(zero_shot["items"], answer(service, request(3), "ctr", "likelihood"))

@@ -148,7 +148,7 @@ def test_many_texts_leave_slots_to_others(
     films = [f"f{n % 12}" for n in range(40)]
     many = scheduler.submit(service, accept(service, 1, "titles", candidates=films))
     gate.step()
-    wait_until(lambda: service.parts.continuous_generator().num_running > 0)
+    wait_until(lambda: service.resources.continuous_generator().num_running > 0)
     one = scheduler.submit(service, accept(service, 2, "contents"))
     assert scheduler.depth == 1
     gate.open()
@@ -160,7 +160,7 @@ def test_many_texts_leave_slots_to_others(
 
 
 def test_cancelled_late_and_closed(service: Service, scheduler: Scheduler, gate: Gate) -> None:
-    generator = service.parts.continuous_generator()
+    generator = service.resources.continuous_generator()
     asked = accept(service, 1, "contents")
     gone = scheduler.submit(service, asked)
     late = scheduler.submit(service, asked, deadline=time.monotonic() + 1)
@@ -187,7 +187,7 @@ def test_closing_does_not_wait_for_ever(service: Service, gate: Gate) -> None:
     gate.open()
     with pytest.raises(SchedulerClosed):
         text.result(WAIT)
-    assert service.parts.continuous_generator().step() is False  # its slot is free
+    assert service.resources.continuous_generator().step() is False  # its slot is free
 
 
 def test_a_text_ends_with_the_snapshot_that_began_it(
@@ -220,7 +220,7 @@ def test_a_text_ends_with_the_snapshot_that_began_it(
 def test_who_hangs_up_frees_the_slot_of_a_text(
     server: Server, listen: Callable[[Any], str], service: Service, gate: Gate
 ) -> None:
-    generator = service.parts.continuous_generator()
+    generator = service.resources.continuous_generator()
     port = int(listen(make_app(server)).rpartition(":")[2])
     body = json.dumps({"model": "contents", "prompt": "a", "stream": True}).encode()
     with socket.create_connection(("127.0.0.1", port)) as connection:

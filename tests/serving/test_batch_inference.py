@@ -22,8 +22,7 @@ from m6rec_jax.engine.loaded_model import TrainedModel
 from m6rec_jax.engine.model_folder import load_model
 from m6rec_jax.errors import CheckpointError, ConfigError, DataError
 from m6rec_jax.io.workers import Threads
-from m6rec_jax.jobs.parts import Parts, ServiceOptions
-from m6rec_jax.jobs.request_data import open_serving_data
+from m6rec_jax.jobs.resources import Resources, ServiceOptions, open_serving_data
 from m6rec_jax.jobs.retrieval import RetrievalAnswers
 from m6rec_jax.requests.files import Shard
 from m6rec_jax.requests.rendering import RequestRenderer
@@ -157,7 +156,7 @@ def test_all_batches_run_the_same_programs(
     options = ServiceOptions(str(folder / "data"), index=str(folder / "index"), batch_sizes=(4,))
     searches = catalogue_index._top_k._cache_size()
     for task in ("ctr", "next"):
-        answering = Service(Parts(bundle, options))
+        answering = Service(Resources(bundle, options))
         answering.warm_up([(task, answering.job(task))])
         traced = num_traced()
         output = tmp_path / f"{task}.jsonl"
@@ -307,18 +306,17 @@ def test_lists_with_titles_and_without_doubles(folder: Path, tmp_path: Path) -> 
     row = request(1) | {"history": [], "k": 13}
     requests = served_films.write_rows(tmp_path / "requests.jsonl", [row])
     own = {"requests": requests, "index": index, "prepared": str(data)}
-    with gin_config("ItemLists.titles = True"):
-        infer(folder, tmp_path / "found.jsonl", "next", **own)
+    infer(folder, tmp_path / "found.jsonl", "next", **own)
     (found,) = read_rows(tmp_path / "found.jsonl")
     titles = {item.id: item.attributes["title"] for item in served_films.ITEMS}
     assert sorted(found["item_ids"]) == sorted(titles)
     assert found["titles"] == [titles[id_] for id_ in found["item_ids"]]
     assert found["scores"] == sorted(found["scores"], reverse=True)
-    # As many are searched for as are wanted, so the twin leaves a gap; a deeper search fills it.
+    # Where no more are searched for than are wanted, the twin leaves a gap.
     k = found["item_ids"].index("f4") + 2
     served_films.write_rows(tmp_path / "requests.jsonl", [row | {"k": k}])
     bound = f"RetrievalAnswers.k = {k}\nRetrievalAnswers.max_k = {k}\n"
-    for depth, number in (("None", k - 1), ("13", k)):
+    for depth, number in ((k, k - 1), ("None", k)):
         with gin_config(f"{bound}RetrievalAnswers.depth = {depth}"):
             infer(folder, tmp_path / f"{depth}.jsonl", "next", **own)
         (filled,) = read_rows(tmp_path / f"{depth}.jsonl")
@@ -458,7 +456,7 @@ def test_a_model_that_answers_nan_answers_nobody(
 ) -> None:
     variables = jax.tree.map(lambda leaf: leaf * np.nan, bundle.variables)
     broken = dataclasses.replace(bundle, variables=variables)
-    answering = Threads(Service(Parts(broken, ServiceOptions(str(folder / "data")))))
+    answering = Threads(Service(Resources(broken, ServiceOptions(str(folder / "data")))))
     output = tmp_path / "out.jsonl"
     with pytest.raises(DataError, match=r"request 0: the model's answer to 'ctr' holds numbers"):
         answer_file(answering, folder / "requests.jsonl", output, task="ctr", progress=False)

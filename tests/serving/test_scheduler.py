@@ -27,7 +27,7 @@ class Service:
     """Answers with the numbers of requests; -1 cannot be answered, by whichever batch."""
 
     def __init__(self, sizes: Sequence[int] = (1, 8)) -> None:
-        self.parts = SimpleNamespace(batch_sizes=sizes)
+        self.resources = SimpleNamespace(batch_sizes=sizes)
         self.batches: list[list[int]] = []
         self.go = threading.Event()
         self.begun = threading.Event()

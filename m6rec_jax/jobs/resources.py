@@ -1,4 +1,4 @@
-"""What answers are made of: a model's engines, data and indexes, shared among jobs and tasks."""
+"""What answers are made of: a model's engines, data and indexes, shared by jobs and tasks."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import dataclasses
 import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
+from m6rec_jax.data.getting.sources import default_data_dir
 from m6rec_jax.engine.candidates.likelihood import LikelihoodScorer
 from m6rec_jax.engine.candidates.scoring import Scorer
 from m6rec_jax.engine.decoding.continuous import ContinuousGenerator
@@ -15,13 +17,14 @@ from m6rec_jax.engine.decoding.generation import Generator
 from m6rec_jax.engine.index.index_files import StoredIndex, open_index
 from m6rec_jax.engine.index.retrieval import Retriever
 from m6rec_jax.engine.loaded_model import LoadedModel
+from m6rec_jax.engine.model_folder import DATASETS_FOLDER
 from m6rec_jax.engine.programs.kept_programs import warming_up
-from m6rec_jax.engine.task_settings import TaskSettings, task_settings
+from m6rec_jax.engine.task_settings import TaskSettings, task_name, task_settings
 from m6rec_jax.errors import ConfigError
+from m6rec_jax.io.buckets import kept_copy, path_of
 from m6rec_jax.io.closest import did_you_mean
-from m6rec_jax.jobs.request_data import dataset_spec_of, open_serving_data
 from m6rec_jax.requests.rendering import RequestRenderer
-from m6rec_jax.requests.serving_data import ServingData, texts_alone
+from m6rec_jax.requests.serving_data import ServingData, prepared_dataset_spec, texts_alone
 
 T = TypeVar("T")
 # Kinds of tasks that an index of the catalogue may be named for.
@@ -52,8 +55,8 @@ class ServiceOptions:
     continuous: bool = False
 
 
-class Parts:
-    """What answerers are made of; engines and data are shared among jobs and tasks.
+class Resources:
+    """What answers are made of; engines and data are shared by jobs and tasks.
 
     Args:
       model: a state of a run or a bank.
@@ -81,7 +84,6 @@ class Parts:
             "target_buckets": (model.settings.target_length,),
         }
         self._made: dict[Any, Any] = {}
-        self._files: dict[Any, Any] = {}
         self.earlier: dict[Any, Any] = {}
         self._warm = set[Any]()  # programs are those of all states of a model
         self.lock = threading.RLock()
@@ -91,7 +93,7 @@ class Parts:
         model: LoadedModel | None = None,
         data: Mapping[str, Any] | None = None,
         index: Mapping[str, str] | None = None,
-    ) -> Parts:
+    ) -> Resources:
         """Those of another state of the model, or with other data. Nothing is compiled.
 
         Args:
@@ -107,34 +109,28 @@ class Parts:
         named = _indexes(data_options.pop("index", None), model) | _indexes(index, model)
         every = (self.indexes | named).items()  # tasks that are not named keep theirs
         indexes = {t: f for t, f in every if (s := model.tasks.get(t)) and s.kind in INDEXED}
-        parts = Parts(model, dataclasses.replace(self.options, **data_options, index=indexes))
-        parts._warm = self._warm
+        new = Resources(model, dataclasses.replace(self.options, **data_options, index=indexes))
+        new._warm = self._warm
         if data is None:
             read_anew = {("index", task) for task in index or {}}
             with self.lock:
-                kept = {k: v for k, v in self._files.items() if k[:2] not in read_anew}
-            parts.earlier = kept
-        return parts
+                read = {
+                    key: made for key, made in self._made.items() if key[0] in ("data", "index")
+                }
+            new.earlier = {key: made for key, made in read.items() if key[:2] not in read_anew}
+        return new
 
     def settings(self, task: str) -> TaskSettings:
         """Of a task; raises ConfigError where there is no such task."""
         return task_settings(self.model.settings.tasks, task)
 
     def once(self, key: Any, make: Callable[[], T]) -> T:
-        """What `make` gives, made once."""
+        """What `make` gives, unless it was made before, also for `earlier`, by an equal key."""
         with self.lock:
             if key not in self._made:
-                self._made[key] = make()
-            value: T = self._made[key]
-        return value
-
-    def _read_once(self, key: Any, read: Callable[[], T]) -> T:
-        """What `read` gives, unless the state before has it by an equal key."""
-        with self.lock:
-            if key not in self._files:
-                self._files[key] = self.earlier.pop(key) if key in self.earlier else read()
-            value: T = self._files[key]
-        return value
+                self._made[key] = self.earlier.pop(key) if key in self.earlier else make()
+            made: T = self._made[key]
+        return made
 
     def warm_once(self, key: Any, warm_up: Callable[[], Any]) -> None:
         """Runs an engine's warm-up, unless it ran for another state of the model."""
@@ -145,19 +141,19 @@ class Parts:
 
     def data(self, task: str, *, any_data_set: bool = False) -> ServingData:
         """What a task's requests are rendered with; errors as `open_serving_data`."""
-        if self.settings(task).reads_text:
+        settings, prepared, items = self.settings(task), self.options.prepared, self.options.items
+        if settings.reads_text:
             return texts_alone()
-        prepared, items = self.options.prepared, self.options.items
-        folder = self.settings(task).prepared if prepared is None else prepared
+
+        def described() -> str:
+            spec = dataset_spec_of(self.model, task, prepared, any_data_set)
+            return json.dumps(spec, sort_keys=True)
+
         # Two runs on one folder may know the data set by other templates.
-        described = self.once(
-            ("described", task, any_data_set),
-            lambda: json.dumps(
-                dataset_spec_of(self.model, task, prepared, any_data_set), sort_keys=True
-            ),
-        )
-        return self._read_once(
-            ("data", folder, described),
+        spec = self.once(("described", task, any_data_set), described)
+        folder = settings.prepared if prepared is None else prepared
+        return self.once(
+            ("data", folder, spec),
             lambda: open_serving_data(self.model, task, prepared, items, any_data_set=any_data_set),
         )
 
@@ -166,18 +162,14 @@ class Parts:
         return not self.data(task).spec.repeats_count if exclude_seen is None else exclude_seen
 
     def renderer(
-        self,
-        task: str,
-        *,
-        candidates: bool = True,
-        any_data_set: bool = False,
+        self, task: str, *, candidates: bool = True, any_data_set: bool = False
     ) -> RequestRenderer:
         """Renders requests as the task was trained to read them; see `RequestRenderer`."""
         data = self.data(task, any_data_set=any_data_set)
         spec = self.model.dataset_spec(task) or {}
         # A data set that the task was not trained on has a history length of its own.
-        own = data.spec.name == spec.get("name")
-        max_events = self.settings(task).max_events if own else data.max_events
+        is_trained_on = data.spec.name == spec.get("name")
+        max_events = self.settings(task).max_events if is_trained_on else data.max_events
         return RequestRenderer(data.template, data.statistics, max_events, candidates)
 
     def scorer(self) -> Scorer:
@@ -225,20 +217,20 @@ class Parts:
                 f"'{task}' needs an index of the catalogue: make one with `m6rec index build`, and "
                 "name it with --index FOLDER"
             )
-        return self._read_once(
+        return self.once(
             ("index", task, folder, model), lambda: open_index(folder, model, mesh=self.model.mesh)
         )
 
     def beside(self, task: str, kind: str) -> str | None:
         """The one task of a kind that was trained on the same data; None: none, or several."""
-        own = self.settings(task).prepared
+        kind_and_data = kind, self.settings(task).prepared
         tasks = self.model.settings.tasks
-        names = [name for name, s in tasks.items() if s.kind == kind and s.prepared == own]
+        names = [name for name, s in tasks.items() if (s.kind, s.prepared) == kind_and_data]
         return names[0] if len(names) == 1 else None
 
 
 def _indexes(index: str | Mapping[str, str] | None, model: LoadedModel) -> dict[str, str]:
-    """A folder for each task; raises as `Parts`."""
+    """A folder for each task; raises as `Resources`."""
     kinds = {task: settings.kind for task, settings in model.tasks.items()}
     if isinstance(index, str):
         return dict.fromkeys(kinds, index)
@@ -250,3 +242,75 @@ def _indexes(index: str | Mapping[str, str] | None, model: LoadedModel) -> dict[
                 f"{', '.join(sorted(t for t in kinds if kinds[t] in INDEXED)) or 'none'}"
             )
     return dict(index or {})
+
+
+def open_serving_data(
+    model: LoadedModel,
+    task: str = "",
+    prepared: str | None = None,
+    items: str | None = None,
+    *,
+    with_statistics: bool = True,
+    any_data_set: bool = False,
+) -> ServingData:
+    """Catalogue and statistics for a task of a model.
+
+    Args:
+      model: of the model.
+      task: name; there is no need to name the only one.
+      prepared: folder with the catalogue and the statistics; None: what the task was trained on, in
+        the model's own data or the data folder; '': neither, requests bring all of it.
+      items: Parquet or CSV file of a newer catalogue.
+      with_statistics: see `ServingData.open`.
+      any_data_set: whether `prepared` may be of a data set that the task was not trained on; its
+        own columns and template are then used.
+
+    Raises:
+      ConfigError: no such task, one whose requests have another form, or the model folder does not
+        say which data it was trained on.
+      DataError: the data are missing or damaged.
+    """
+    task = task_name(model.settings.tasks, task)
+    trained_on = model.settings.tasks[task].prepared
+    spec = dataset_spec_of(model, task, prepared, any_data_set)
+    if spec is None:
+        raise ConfigError(
+            f"'{task}' was trained on no data set of users, items and events (there is no "
+            f"inference/{DATASETS_FOLDER}/{trained_on or 'NAME'}.json in the model folder, or no "
+            "dataset.json with the task of a bank), so nothing renders its requests"
+        )
+    if prepared is None:
+        if not trained_on:
+            raise ConfigError(
+                f"the model folder does not say which prepared data '{task}' was trained on; name "
+                "them with --gin.PREPARED=FOLDER, or --gin.PREPARED=\"''\" where requests bring all"
+            )
+        folder: Path | None = kept_copy((model.data_dir or default_data_dir()) / trained_on)
+    else:
+        folder = _folder_of(prepared)
+    file = None if items is None else Path(items).expanduser()
+    return ServingData.open(spec, folder, file, with_statistics=with_statistics)
+
+
+def dataset_spec_of(
+    model: LoadedModel, task: str, prepared: str | None, any_data_set: bool
+) -> Mapping[str, Any] | None:
+    """What `dataset.json` says of the data that a task's requests are rendered with, if anything.
+
+    Arguments as `open_serving_data`.
+
+    Raises:
+      DataError: the data are missing or damaged.
+      ConfigError: they are of another kind than users, items and events.
+    """
+    trained_on, folder = model.dataset_spec(task), _folder_of(prepared or "")
+    if any_data_set and folder is not None:
+        there = prepared_dataset_spec(folder)
+        # Rendered as in training, where the model was trained on this data set.
+        if trained_on is None or trained_on.get("name") != there.get("name"):
+            return there
+    return trained_on
+
+
+def _folder_of(prepared: str) -> Path | None:
+    return kept_copy(path_of(prepared).expanduser()) if prepared else None

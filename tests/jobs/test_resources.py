@@ -6,7 +6,7 @@ import pytest
 
 from m6rec_jax.engine.index.index_files import open_index
 from m6rec_jax.errors import ConfigError, DataError
-from m6rec_jax.jobs.request_data import open_serving_data
+from m6rec_jax.jobs.resources import open_serving_data
 from m6rec_jax.serving.build_index import build_index
 from tests.serving import served_films
 from tests.serving.served_films import BOOKS, BOOKS_SPEC, ITEMS, request
