@@ -26,7 +26,7 @@ from m6rec_jax.engine.index.catalogue_index import CatalogueIndex
 from m6rec_jax.engine.index.ranking_weights import RankingWeights
 from m6rec_jax.engine.index.retrieval import Retriever
 from m6rec_jax.engine.programs.runtime import Runtime, read_back
-from m6rec_jax.engine.task_settings import TaskSettings
+from m6rec_jax.engine.task_settings import TaskSettings, check_part
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.evaluation.reranking import Reranking, Retrieval, ranking_name
 from m6rec_jax.io.progress import progress_bar
@@ -219,8 +219,8 @@ class Evaluator:
 
 def check_task(task: TaskInfo, prompts: PromptConfig, where: str) -> None:
     """Raises ConfigError where a model, which lies at `where`, cannot be asked for a task."""
-    row = prompt_row(task.name, prompts.num_tasks)
-    task.job.check_model(prompts.of_task(row), task.name, where)
+    job, row = task.job, prompts.of_task(prompt_row(task.name, prompts.num_tasks))
+    check_part(row, job.needs, f"'{task.name}' is a task of {job.kind}, and {where}")
 
 
 class _TaskEvaluation:

@@ -22,7 +22,7 @@ from m6rec_jax.engine.decoding.text_decoding import TextOptions
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.jobs.resources import Resources
 from m6rec_jax.requests.rendering import RequestText
-from m6rec_jax.requests.request import RejectedRow, Request
+from m6rec_jax.requests.request import RejectedRow, Request, RequestFields
 from m6rec_jax.text.records import Item
 
 T = TypeVar("T")
@@ -72,20 +72,6 @@ class Result(Protocol):
         """The values of `Answerer.column_types`."""
 
 
-class RequestFields(NamedTuple):
-    """Where requests have what a job reads.
-
-    Attributes:
-      candidates: field of the candidates; None: none are read.
-      about: field of the item that a title's prefix is about; None: none is read.
-      text: field of the text that is all that is read; None: requests tell of a user.
-    """
-
-    candidates: str | None = None
-    about: str | None = None
-    text: str | None = None
-
-
 class Answerer(abc.ABC, Generic[TaskState]):
     """Answers the requests of one job, for all tasks.
 
@@ -129,9 +115,9 @@ class Answerer(abc.ABC, Generic[TaskState]):
         return self.result.column_types
 
     def fields(self, task: str) -> RequestFields:
-        """Which fields of a request are read."""
+        """Where requests have what is read."""
         del task
-        return RequestFields()
+        return RequestFields(candidates=None)
 
     @abc.abstractmethod
     def accept(self, request: Request, task: str) -> RequestText:

@@ -27,7 +27,7 @@ from m6rec_jax.engine.decoding.stream import GenerationStream
 from m6rec_jax.engine.decoding.text_decoding import Decoding
 from m6rec_jax.engine.task_settings import dialogue_part
 from m6rec_jax.errors import ConfigError, DataError
-from m6rec_jax.jobs.answering import Accepted, Answerer, RequestFields, check_finite, grouped
+from m6rec_jax.jobs.answering import Accepted, Answerer, check_finite, grouped
 from m6rec_jax.jobs.job import (
     Array,
     Columns,
@@ -46,7 +46,7 @@ from m6rec_jax.metrics import text_metrics
 from m6rec_jax.metrics.text_metrics import GeneratedTexts, ItemFacts
 from m6rec_jax.model import M6Rec
 from m6rec_jax.requests.rendering import RequestRenderer, RequestText
-from m6rec_jax.requests.request import RejectedRow, Request
+from m6rec_jax.requests.request import RejectedRow, Request, RequestFields
 from m6rec_jax.text.format_strings import NOTHING, Template
 from m6rec_jax.text.records import Item
 from m6rec_jax.text.writing_templates import WritingTemplate, attribute_values
@@ -284,7 +284,7 @@ class GenerationAnswers(Answerer[_GenerationTask]):
 
     def fields(self, task: str) -> RequestFields:
         if self.resources.settings(task).reads_text:
-            return RequestFields(text="input")
+            return RequestFields(None, text="input")
         needs_item = self.of_task(task).template.needs_item
         return RequestFields(candidates="candidates" if needs_item else None)
 

@@ -18,10 +18,10 @@ from m6rec_jax.data.store.prepared import Prepared
 from m6rec_jax.engine.decoding.generation import Generator
 from m6rec_jax.engine.index.catalogue_index import CatalogueIndex
 from m6rec_jax.engine.index.retrieval import Retriever
-from m6rec_jax.engine.task_settings import TaskSettings, check_part, dialogue_part
+from m6rec_jax.engine.task_settings import TaskSettings, dialogue_part
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io.closest import did_you_mean
-from m6rec_jax.model import M6Rec, PromptConfig
+from m6rec_jax.model import M6Rec
 
 if TYPE_CHECKING:
     from m6rec_jax.jobs.answering import Answerer
@@ -156,7 +156,8 @@ class Job(abc.ABC):
 
     Attributes:
       kind: name in the registry, and of registered tasks.
-      needs: part of a model that it reads: 'classes', 'retrieval projections' or ''.
+      needs: part of a model that it reads: 'classes', 'retrieval projections' or '' (see
+        `task_settings.check_part`).
       tasks: of every data set of users, items and events: the suffix of the task's name, the view
         of its rows, and the function of `pipeline.preprocessors` that lays them out.
       identity: features returned beside the outputs, to say what each is of.
@@ -175,19 +176,6 @@ class Job(abc.ABC):
     needs_text_metrics: ClassVar[bool] = False
     ranks_catalogue: ClassVar[bool] = False
     on_request: ClassVar[bool] = False
-
-    def check_model(self, prompts: PromptConfig, task: str, where: str) -> None:
-        """Checks that a model has what the job needs of it.
-
-        Args:
-          prompts: of the task's row.
-          task: name, for the message.
-          where: the model lies, likewise.
-
-        Raises:
-          ConfigError: it lacks that.
-        """
-        check_part(prompts, self.needs, f"'{task}' is a task of {self.kind}, and {where}")
 
     # On the devices.
 
@@ -263,16 +251,12 @@ class Job(abc.ABC):
     # Requests.
 
     def answerer(self, resources: Resources) -> Answerer[Any]:
-        """Answers requests, see `answering`.
+        """Answers requests, see `answering`; overridden by the jobs that do.
 
         Raises:
-          ConfigError: this job answers none, or the model or the data lack what it needs.
+          ConfigError: the model or the data lack what it needs.
         """
-        del resources
-        raise ConfigError(
-            f"tasks of kind '{self.kind}' answer no requests; the jobs that do: "
-            f"{', '.join(name for name, job in jobs().items() if job.answers())}"
-        )
+        raise NotImplementedError(self.kind)
 
     @property
     def asked_of(self) -> tuple[str, ...]:
@@ -321,9 +305,7 @@ def job_of(kind: str) -> Job:
     Raises:
       ConfigError: no such job; names the nearest one.
     """
-    found = jobs()
-    if kind not in found:
-        raise ConfigError(
-            f"there is no job '{kind}'{did_you_mean(kind, found)}: {', '.join(found)}"
-        )
-    return found[kind]
+    if kind not in _JOBS:
+        names = ", ".join(jobs())
+        raise ConfigError(f"there is no job '{kind}'{did_you_mean(kind, _JOBS)}: {names}")
+    return _JOBS[kind]

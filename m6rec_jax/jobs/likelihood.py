@@ -7,8 +7,7 @@ requests:
 
     LikelihoodScorer.contrast = ('liked', 'disliked')
 
-Metrics: `auc`, `user_averaged_auc`, `log_loss` and `calibration_error`, beside those of baselines
-that need no model.
+Metrics: `auc`, `user_averaged_auc`, `log_loss` and `calibration_error`.
 """
 
 from __future__ import annotations
@@ -33,7 +32,6 @@ from m6rec_jax.jobs.job import (
     TaskData,
     Variables,
     jobs,
-    labelled,
     register,
 )
 from m6rec_jax.jobs.past_items import metrics_apart
@@ -41,11 +39,13 @@ from m6rec_jax.jobs.resources import Resources
 from m6rec_jax.jobs.scoring import (
     CandidateAnswerer,
     CandidateScores,
+    ScoringPredictions,
+    baseline_metrics,
     candidate_names,
-    mean_baselines,
+    labelled_candidates,
+    scoring_metrics,
 )
 from m6rec_jax.metrics import classification
-from m6rec_jax.metrics.baselines import MeanBaselines
 from m6rec_jax.model import M6Rec
 from m6rec_jax.requests.rendering import RequestRenderer
 from m6rec_jax.text.labels import Contrast
@@ -69,21 +69,14 @@ class PlattScaling:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class LikelihoodPredictions:
-    """One entry per scored candidate.
+class LikelihoodPredictions(ScoringPredictions):
+    """One entry per scored candidate; labels and classes are 1 where the better label is true.
 
     Attributes:
-      users, items: int64 `[n]`, indices into the users and the items table.
-      labels: int64 `[n]`, 0 or 1.
-      scores: float64 `[n]`, log odds of the better label, in nats.
-      probabilities: float64 `[n]`, of the better label.
+      scores: float64 `[n]`, log odds of the better label, in nats, which order candidates.
     """
 
-    users: np.ndarray
-    items: np.ndarray
-    labels: np.ndarray
     scores: np.ndarray
-    probabilities: np.ndarray
 
 
 @register
@@ -108,25 +101,30 @@ class LikelihoodJob(Job):
 
     def predictions(self, data: TaskData, found: Found) -> LikelihoodPredictions:
         """Raises DataError where no candidate has a label."""
-        rows, positions = labelled(found, "zero-shot")
-        scores = found["score"][rows, positions].astype(np.float64)
-        return LikelihoodPredictions(
-            users=found["user_ids"][rows, 0].astype(np.int64),
-            items=found["decoder_item_ids"][rows, positions].astype(np.int64),
-            labels=found["decoder_labels"][rows, positions].astype(np.int64),
-            scores=scores,
-            probabilities=PlattScaling().probabilities(scores),
-        )
+        users, items, labels, places = labelled_candidates(found, "zero-shot")
+        log_odds = found["score"][places].astype(np.float64)
+        probabilities = PlattScaling().probabilities(log_odds)
+        return LikelihoodPredictions(users, items, labels, labels, probabilities, log_odds)
 
     def metrics(
         self, evaluation: Evaluation, predictions: LikelihoodPredictions
     ) -> dict[str, float]:
-        """See `likelihood_metrics`; of repeats and new items apart, too."""
+        """See `scoring_metrics`; of repeats and new items apart, too."""
 
         def metrics(some: LikelihoodPredictions) -> dict[str, float]:
-            return likelihood_metrics(some, mean_baselines(evaluation))
+            return scoring_metrics(some, some.scores)
 
         return metrics(predictions) | metrics_apart(evaluation, predictions, metrics)
+
+    def baselines(
+        self, evaluation: Evaluation, predictions: LikelihoodPredictions
+    ) -> dict[str, dict[str, float]]:
+        """Those of scoring, which know labels (but for popularity), and `chance`, random scores."""
+        chance = np.random.default_rng(0).random(len(predictions.labels))
+        of_chance, _ = classification.ordering_metrics(
+            predictions.users, predictions.labels, chance
+        )
+        return baseline_metrics(evaluation, predictions) | {"chance": of_chance}
 
     def columns(self, data: TaskData, predictions: LikelihoodPredictions) -> Columns:
         """User, item, label, score and probability of each candidate."""
@@ -138,33 +136,6 @@ class LikelihoodJob(Job):
 
     def answerer(self, resources: Resources) -> Answerer[Any]:
         return LikelihoodAnswers(resources)
-
-
-def likelihood_metrics(
-    predictions: LikelihoodPredictions, baselines: MeanBaselines
-) -> dict[str, float]:
-    """How well zero-shot scores order candidates, beside what needs no model.
-
-    Args:
-      predictions: of candidates.
-      baselines: fitted to the training part.
-
-    Returns:
-      `auc` (unless all labels are the same), `user_averaged_auc` (where a user has both),
-      `num_examples`, `num_users`, `log_loss` and `calibration_error`. Of the
-      baselines of `MeanBaselines.scoring_metrics`, and of `chance`, random scores, the same as
-      `<baseline>/<metric>`; all but popularity and chance know the training part's labels.
-    """
-    users, labels = predictions.users, predictions.labels
-    metrics, num_users = classification.ordering_metrics(users, labels, predictions.scores)
-    metrics |= {"num_examples": float(len(labels)), "num_users": float(num_users)}
-    metrics |= classification.probability_metrics(labels, predictions.probabilities)
-    known = baselines.scoring_metrics(users, predictions.items, labels)
-    chance = np.random.default_rng(0).random(len(labels))
-    known["chance"], _ = classification.ordering_metrics(users, labels, chance)
-    for name, found in known.items():
-        metrics |= {f"{name}/{k}": v for k, v in found.items() if k in metrics}
-    return metrics
 
 
 class LikelihoodAnswers(CandidateAnswerer):
@@ -208,14 +179,18 @@ class LikelihoodAnswers(CandidateAnswerer):
             [one.task for one in asked],
         )
         check_finite(asked, scores)
-        found = []
-        for one, values in zip(asked, scores, strict=True):
-            probabilities = self._scaling.probabilities(values)
-            # Likeliest first; equals in the request's order.
-            ranking = np.argsort(-values, kind="stable").tolist()
-            columns = {"probabilities": probabilities, "log_odds": values, "ranking": ranking}
-            found.append(CandidateScores(one.request.candidates, probabilities, columns))
-        return found
+        return [
+            CandidateScores(
+                one.request.candidates,
+                {
+                    "probabilities": self._scaling.probabilities(values),
+                    "log_odds": values,
+                    # Likeliest first; equals in the request's order.
+                    "ranking": np.argsort(-values, kind="stable").tolist(),
+                },
+            )
+            for one, values in zip(asked, scores, strict=True)
+        ]
 
     def describe(self, task: str) -> Mapping[str, Any]:
         contrast = {"contrast": list(self._contrast(task))}

@@ -8,8 +8,8 @@ user had are ranked nowhere, and all that rows want is new.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -18,23 +18,6 @@ from m6rec_jax.metrics import ranking
 from m6rec_jax.metrics.baselines import UserItemCounts
 
 REPEATS, NEW_ITEMS = "repeats", "new_items"
-Value = TypeVar("Value")
-
-
-def in_order(
-    keys: Iterable[Hashable], values: Iterable[Value], wanted: Iterable[Hashable]
-) -> list[Value]:
-    """The values of wanted keys; those of equal keys one after the other."""
-    known: dict[Hashable, list[Value]] = {}
-    for key, value in zip(keys, values, strict=True):
-        known.setdefault(key, []).append(value)
-    own = (known[key] for key in wanted)
-    return [values.pop(0) if len(values) > 1 else values[0] for values in own]
-
-
-def row_key(row: Mapping[str, Any]) -> tuple[int, int]:
-    """User and first wanted item, by which a row and its predictions are matched."""
-    return row["user_index"], int(row["item_indices"][0])
 
 
 def past_of_rows(
@@ -42,7 +25,8 @@ def past_of_rows(
 ) -> list[np.ndarray]:
     """What users had before the rows of predictions, oldest first `[n][past]`.
 
-    Several rows of a user that want the same item first are told apart by their order.
+    A row and its prediction are matched by the user and the first wanted item; several rows that
+    agree in both are told apart by their order.
 
     Args:
       evaluation: of the task.
@@ -51,11 +35,14 @@ def past_of_rows(
 
     def read() -> tuple[list[tuple[int, int]], list[np.ndarray]]:
         rows = evaluation.rows(("user_index", "item_indices"))
-        return [row_key(row) for row in rows], evaluation.past_items()
+        keys = [(row["user_index"], int(row["item_indices"][0])) for row in rows]
+        return keys, evaluation.past_items()
 
+    by_key: dict[tuple[int, int], list[np.ndarray]] = {}
+    for key, items in zip(*evaluation.once("past of rows", read), strict=True):
+        by_key.setdefault(key, []).append(items)
     wanted = zip(users.tolist(), targets[:, 0].tolist(), strict=True)
-    keys, past = evaluation.once("past of rows", read)
-    return in_order(keys, past, wanted)
+    return [past.pop(0) if len(past) > 1 else past[0] for past in map(by_key.__getitem__, wanted)]
 
 
 def hidden_items(
@@ -114,7 +101,11 @@ def metrics_apart(
     found: dict[str, float] = {}
     for name, rows in apart(evaluation, predictions.users, predictions.items):
         if len(np.unique(predictions.labels[rows])) > 1:
-            found |= prefixed(name, metrics(_rows(predictions, rows)))
+            columns = {
+                f.name: getattr(predictions, f.name) for f in dataclasses.fields(predictions)
+            }
+            some = type(predictions)(**{name: column[rows] for name, column in columns.items()})
+            found |= prefixed(name, metrics(some))
     return found
 
 
@@ -142,11 +133,3 @@ def ranks_apart(
 def prefixed(name: str, metrics: Mapping[str, float]) -> dict[str, float]:
     """The metrics of some rows, called after them."""
     return {f"{name}/{metric}": value for metric, value in metrics.items()}
-
-
-def _rows(predictions: Any, rows: np.ndarray) -> Any:
-    columns = {f.name: getattr(predictions, f.name) for f in dataclasses.fields(predictions)}
-    return dataclasses.replace(
-        predictions,
-        **{name: column[rows] for name, column in columns.items() if column is not None},
-    )

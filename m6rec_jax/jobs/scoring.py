@@ -29,7 +29,6 @@ from m6rec_jax.errors import DataError
 from m6rec_jax.jobs.answering import (
     Accepted,
     Answerer,
-    RequestFields,
     ScoredItem,
     check_finite,
     title_of,
@@ -53,7 +52,7 @@ from m6rec_jax.metrics import classification
 from m6rec_jax.metrics.baselines import MeanBaselines, UserItemCounts
 from m6rec_jax.model import M6Rec
 from m6rec_jax.requests.rendering import RequestRenderer, RequestText
-from m6rec_jax.requests.request import RejectedRow, Request
+from m6rec_jax.requests.request import RejectedRow, Request, RequestFields
 from m6rec_jax.text.records import Item
 
 log = logging.getLogger(__name__)
@@ -106,14 +105,13 @@ class ScoringJob(Job):
 
     def predictions(self, data: TaskData, found: Found) -> ScoringPredictions:
         """Raises DataError where no candidate has a label."""
-        rows, positions = labelled(found, "scoring")
-        classes = found["decoder_labels"][rows, positions].astype(np.int64)
+        users, items, classes, places = labelled_candidates(found, "scoring")
         return ScoringPredictions(
-            users=found["user_ids"][rows, 0].astype(np.int64),
-            items=found["decoder_item_ids"][rows, positions].astype(np.int64),
-            labels=np.isin(classes, data.positive_classes).astype(np.int64),
-            classes=classes,
-            probabilities=found["probability"][rows, positions].astype(np.float64),
+            users,
+            items,
+            np.isin(classes, data.positive_classes).astype(np.int64),
+            classes,
+            found["probability"][places].astype(np.float64),
         )
 
     def metrics(self, evaluation: Evaluation, predictions: ScoringPredictions) -> dict[str, float]:
@@ -124,17 +122,7 @@ class ScoringJob(Job):
     def baselines(
         self, evaluation: Evaluation, predictions: ScoringPredictions
     ) -> dict[str, dict[str, float]]:
-        """See `MeanBaselines.scoring_metrics`; of repeats and new items apart, too."""
-        fitted = mean_baselines(evaluation)
-
-        def metrics(name: str, some: ScoringPredictions) -> dict[str, float]:
-            return fitted.scoring_metrics(some.users, some.items, some.labels)[name]
-
-        return {
-            name: metrics(name, predictions)
-            | metrics_apart(evaluation, predictions, functools.partial(metrics, name))
-            for name in fitted.scores(predictions.users, predictions.items)
-        }
+        return baseline_metrics(evaluation, predictions)
 
     def example_scores(self, predictions: ScoringPredictions) -> ExampleScores:
         """Log likelihood of each label."""
@@ -170,15 +158,36 @@ class ScoringJob(Job):
         return ScoringAnswers(resources)
 
 
-def scoring_metrics(predictions: ScoringPredictions) -> dict[str, float]:
+def labelled_candidates(
+    found: Found, job: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]:
+    """Users, items and classes of the candidates that have one, int64 `[n]`, and their rows and
+    positions; raises as `labelled`.
+    """
+    rows, positions = labelled(found, job)
+    items, classes = (
+        found[name][rows, positions].astype(np.int64)
+        for name in ("decoder_item_ids", "decoder_labels")
+    )
+    return found["user_ids"][rows, 0].astype(np.int64), items, classes, (rows, positions)
+
+
+def scoring_metrics(
+    predictions: ScoringPredictions, scores: np.ndarray | None = None
+) -> dict[str, float]:
     """`auc`, `user_averaged_auc`, `log_loss`, `calibration_error`, `num_examples`, `num_users`.
 
     `num_users` is how many users have both labels. Where nobody has (one row per user, as in
     leave-one-out splits), there is no `user_averaged_auc`. Where all rows have one label, as a few
     rows of rare conversions may, there is no `auc`, which is logged.
+
+    Args:
+      predictions: of candidates.
+      scores: what orders them `[n]`; None: their probabilities.
     """
     labels, probabilities = predictions.labels, predictions.probabilities
-    metrics, num_users = classification.ordering_metrics(predictions.users, labels, probabilities)
+    scores = probabilities if scores is None else scores
+    metrics, num_users = classification.ordering_metrics(predictions.users, labels, scores)
     if not metrics:
         log.warning("no AUC: all %d labels are %d; validate on more rows", len(labels), labels[0])
     metrics |= classification.probability_metrics(labels, probabilities)
@@ -222,6 +231,22 @@ def mean_baselines(evaluation: Evaluation) -> MeanBaselines:
     return evaluation.once("baselines", fit)
 
 
+def baseline_metrics(
+    evaluation: Evaluation, predictions: ScoringPredictions
+) -> dict[str, dict[str, float]]:
+    """See `MeanBaselines.scoring_metrics`; of repeats and new items apart, too."""
+    fitted = mean_baselines(evaluation)
+
+    def metrics(name: str, some: ScoringPredictions) -> dict[str, float]:
+        return fitted.scoring_metrics(some.users, some.items, some.labels)[name]
+
+    return {
+        name: metrics(name, predictions)
+        | metrics_apart(evaluation, predictions, functools.partial(metrics, name))
+        for name in fitted.scores(predictions.users, predictions.items)
+    }
+
+
 def candidate_names(data: TaskData, users: np.ndarray, items: np.ndarray) -> Columns:
     """Ids and indices of users and candidates `[n]`: the first columns of their files."""
     known = data.user_names()
@@ -240,13 +265,17 @@ class CandidateScores:
 
     Attributes:
       candidates: of the request.
-      scores: what they are shown with, float `[candidates]`.
-      values: what `columns` gives, by column.
+      values: by column, `[candidates]`; they are shown with their 'probabilities'.
     """
 
     candidates: Sequence[Item]
-    scores: np.ndarray
     values: Mapping[str, Any]
+
+    @property
+    def scores(self) -> np.ndarray:
+        """What candidates are shown with, float `[candidates]`."""
+        probabilities: np.ndarray = self.values["probabilities"]
+        return probabilities
 
     @property
     def items(self) -> list[ScoredItem]:
@@ -276,7 +305,7 @@ class CandidateAnswerer(Answerer[RequestRenderer]):
 
     def fields(self, task: str) -> RequestFields:
         del task
-        return RequestFields(candidates=self._field)
+        return RequestFields(self._field)
 
     def accept(self, request: Request, task: str) -> RequestText:
         text = self.of_task(task).render(request)
@@ -335,7 +364,7 @@ class ScoringAnswers(CandidateAnswerer):
         )
         check_finite(accepted, scores)
         return [
-            CandidateScores(one.request.candidates, values, {"probabilities": values})
+            CandidateScores(one.request.candidates, {"probabilities": values})
             for one, values in zip(accepted, scores, strict=True)
         ]
 

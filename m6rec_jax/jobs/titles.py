@@ -23,7 +23,6 @@ from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.jobs.answering import (
     Accepted,
     Answerer,
-    RequestFields,
     ScoredItem,
     check_default_k,
     check_finite,
@@ -42,7 +41,7 @@ from m6rec_jax.jobs.resources import Resources
 from m6rec_jax.metrics import ranking
 from m6rec_jax.model import M6Rec
 from m6rec_jax.requests.rendering import RequestRenderer, RequestText
-from m6rec_jax.requests.request import RejectedRow, Request
+from m6rec_jax.requests.request import RejectedRow, Request, RequestFields
 from m6rec_jax.text.records import Item
 from m6rec_jax.text.writing_templates import WritingTemplate
 
@@ -286,7 +285,7 @@ class TitlesAnswers(Answerer[_TitlesTask]):
 
     def fields(self, task: str) -> RequestFields:
         del task
-        return RequestFields(about="about")
+        return RequestFields(None, about="about")
 
     def accept(self, request: Request, task: str) -> RequestText:
         check_k(request, self._max_k, "TitlesAnswers.max_k")

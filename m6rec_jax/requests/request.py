@@ -28,7 +28,7 @@ import math
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Required, TypedDict
+from typing import Annotated, Any, NamedTuple, Required, TypedDict
 
 import msgspec
 
@@ -99,6 +99,17 @@ class Request:
         return gaps if self.history or not self.has_history else [*gaps, "no_history"]
 
 
+class RequestFields(NamedTuple):
+    """Where rows have what is read; None: it is not read."""
+
+    candidates: str | None = "candidates"
+    about: str | None = None  # the item that a title's prefix is about
+    text: str | None = None  # all that is read: the request tells of no user
+
+
+_CANDIDATES = RequestFields()
+
+
 class RequestParser:
     """Checks rows and makes requests of them.
 
@@ -106,9 +117,7 @@ class RequestParser:
       spec: of the data set that the model was trained on.
       catalogue: items by id.
       statistics: names that `statistics` may have.
-      candidates_field: where candidates stand; None: they are not read.
-      about_field: where the item stands that a title's prefix is about; None: likewise.
-      text_field: where the text stands that is all that is read; None: requests tell of a user.
+      fields: see `RequestFields`.
     """
 
     def __init__(
@@ -116,13 +125,9 @@ class RequestParser:
         spec: DatasetSpec,
         catalogue: Mapping[str, Item],
         statistics: Iterable[str] = (),
-        candidates_field: str | None = "candidates",
-        about_field: str | None = None,
-        text_field: str | None = None,
+        fields: RequestFields = _CANDIDATES,
     ) -> None:
-        self._spec, self._catalogue = spec, catalogue
-        self._candidates_field, self._about_field = candidates_field, about_field
-        self._text_field = text_field
+        self._spec, self._catalogue, self._fields = spec, catalogue, fields
         # Else an id that the catalogue lacks would be read as a text.
         self._item_texts = set(spec.items.columns) == {TEXT} and all(
             id_.split() == str(item.attributes.get(TEXT)).split() for id_, item in catalogue.items()
@@ -141,13 +146,13 @@ class RequestParser:
             "exclude": list[_Id],
         }
         self._items_type: Any = list[item]  # type: ignore[valid-type]
-        if candidates_field is not None:
-            row[candidates_field] = self._items_type
-        if about_field is not None:
-            row[about_field] = item
-        if text_field is not None:
-            row = {text_field: _Text}
-        self._row = record_type(row, {candidates_field, text_field})
+        if fields.candidates is not None:
+            row[fields.candidates] = self._items_type
+        if fields.about is not None:
+            row[fields.about] = item
+        if fields.text is not None:
+            row = {fields.text: _Text}
+        self._row = record_type(row, {fields.candidates, fields.text})
 
     def parse(self, row: Mapping[str, Any]) -> Request:
         """Makes a request of a row.
@@ -156,26 +161,26 @@ class RequestParser:
           RejectedRow: something is missing or wrong; says what and where.
         """
         values = converted(row, self._row)
-        if self._text_field is not None:
-            user = User("", {TEXT: values[self._text_field]})
+        if self._fields.text is not None:
+            user = User("", {TEXT: values[self._fields.text]})
             return Request(user, None, (), has_history=False)
         said = values.get("user") or {}
         said = {TEXT: said} if isinstance(said, str) else said
         user = User(_id(said), _attributes(said, self._spec.users))
         now = _seconds(values.get("time"), "time")
         history, unknown = self._history(values.get("history") or (), user.id, now)
-        entries = values.get(self._candidates_field) or ()
-        about = values.get(self._about_field)
+        entries = values.get(self._fields.candidates) or ()
+        about = values.get(self._fields.about)
         return Request(
             user,
             now,
             history,
-            tuple(self._items(entries, str(self._candidates_field))),
+            tuple(self._items(entries, str(self._fields.candidates))),
             _given(values),
             tuple(map(_given, entries)),
             values.get("k"),
             tuple(map(str, values.get("exclude") or ())),
-            None if about is None else self._item(about, str(self._about_field)),
+            None if about is None else self._item(about, str(self._fields.about)),
             frozenset(one for name in values for one in _ignored(row[name], values[name], name)),
             unknown,
         )

@@ -9,7 +9,6 @@ what becomes of a row do not depend on which.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import itertools
@@ -70,21 +69,21 @@ class BatchReport:
 
     def __str__(self) -> str:
         """The closing line, and others where something was missing or ignored."""
-        shown = {
-            what: ", ".join(f"{name} {n:,}" for name, n in self.numbers(what).most_common())
+        rejected, without, ignored = (
+            ", ".join(f"{name} {number:,}" for name, number in self.numbers(what).most_common())
             for what in ("rejected", "without", "ignored")
-        }
-        answered, number = self.totals["answered"], self.numbers("rejected").total()
-        text = (
-            f"{answered + number:,} requests: {answered:,} answered ({self.output}), {number:,} "
-            f"rejected ({self.rejected}{': ' if number else ''}{shown['rejected']})"
         )
-        if shown["without"]:
-            text += f"\nAnswered with what is known, in rows: {shown['without']}"
-        if shown["ignored"]:
-            text += "\nFields that the data set does not have were ignored, in rows: "
-            text += shown["ignored"]
-        return text
+        answered, number = self.totals["answered"], self.numbers("rejected").total()
+        lines = [
+            f"{answered + number:,} requests: {answered:,} answered ({self.output}), {number:,} "
+            f"rejected ({self.rejected}{': ' if number else ''}{rejected})"
+        ]
+        if without:
+            lines.append(f"Answered with what is known, in rows: {without}")
+        if ignored:
+            words = "Fields that the data set does not have were ignored, in rows"
+            lines.append(f"{words}: {ignored}")
+        return "\n".join(lines)
 
 
 @gin.configurable
@@ -143,13 +142,13 @@ def infer_requests(
         )
     options = ServiceOptions(prepared, items, index, batch_sizes=(batch_size,))
     make = functools.partial(_open, str(model_dir), bank, step, rules, options)
-    with contextlib.ExitStack() as stack:
-        workers: Workers[Service]
-        if engine == "ray":
-            workers = stack.enter_context(RayWorkers("m6rec infer --engine ray", make))
-        else:
-            workers = stack.enter_context(Threads(make()))
-        return [_answer_anywhere(workers, *file, task, job, chunk_size, progress) for file in files]
+    workers: Workers[Service]
+    if engine == "ray":
+        workers = RayWorkers("m6rec infer --engine ray", make)
+    else:
+        workers = Threads(make())
+    with workers:
+        return [answer_file(workers, *file, task, job, chunk_size, progress) for file in files]
 
 
 def _open(
@@ -173,20 +172,14 @@ def _files(
       ConfigError: results would have another format, or overwrite the requests.
     """
     source, target = epath.Path(path_of(requests)), epath.Path(path_of(output))
-    sources = [source]
+    sources, several = [source], False
     with bucket_errors(requests, "read"):
-        several = not source.is_file() and (
-            source.is_dir() or any(sign in requests for sign in "*?[")
-        )
-        if several:
+        if not source.is_file() and (source.is_dir() or any(sign in requests for sign in "*?[")):
             folder, pattern = (source, "*") if source.is_dir() else (source.parent, source.name)
+            paths, several = folder.glob(pattern), True
+            sources = sorted(path for path in paths if path.suffix in (".jsonl", ".parquet"))
             # A folder of results has side files, too.
-            sources = sorted(
-                path
-                for path in folder.glob(pattern)
-                if path.suffix in (".jsonl", ".parquet")
-                and not path.name.endswith(".rejected.jsonl")
-            )
+            sources = [path for path in sources if not path.name.endswith(".rejected.jsonl")]
             if not sources:
                 raise DataError(
                     f"{requests}: there are no .jsonl or .parquet files (a pattern may stand in "
@@ -207,36 +200,6 @@ def _files(
         yield path, result, shard
 
 
-def _answer_anywhere(
-    workers: Workers[Service],
-    requests: epath.Path,
-    output: epath.Path,
-    shard: Shard | None,
-    task: str,
-    job: str | None,
-    chunk_size: int,
-    progress: bool,
-) -> BatchReport:
-    """`answer_file`, with copies on the local disk of files in a bucket."""
-    with bucket_copies() as copies:
-        check_writable(output.parent)
-        with bucket_errors(output, "read"):
-            finished = in_bucket(output) and output.exists()
-        target = copies.of(output)
-        if finished:  # the summary says of what, where there is one
-            copies.fetch(side_files(output)[1])
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.touch()
-        report = answer_file(
-            workers, copies.fetch(requests), target, shard, task, job, chunk_size, progress
-        )
-        if not finished:
-            # The output last: when it is there, everything is.
-            for path in (*side_files(output), output):
-                copies.store(path)
-    return BatchReport(output, report.totals)
-
-
 def answer_file(
     workers: Workers[Service],
     requests: Path,
@@ -247,34 +210,49 @@ def answer_file(
     chunk_size: int = 1024,
     progress: bool = True,
 ) -> BatchReport:
-    """Answers all requests of a file that have no answer yet; see `infer_requests`."""
+    """Answers all requests of a file that have no answer yet; see `infer_requests`.
+
+    Of files in a bucket there are copies on the local disk meanwhile.
+    """
     task, job, types, described = workers.begin(_described, task, job)()
-    file = open_requests(requests, {name: _ARROW_TYPES[kind] for name, kind in types.items()})
-    described = {"requests": file_sha256(requests), **described}
-    start, end = (shard or Shard()).rows(file.num_rows)
-    if shard is not None:
-        described["shard"] = str(shard)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with PartFiles(output, described, start) as parts:
-        if parts.finished:
-            log.info("%s is complete already", output)
-            return BatchReport(epath.Path(output), parts.totals)
-        if parts.start != start:
-            log.info("going on at row %s", f"{parts.start:,}")
-        chunks, sent = itertools.tee(file.chunks(parts.start, chunk_size, end))
-        answered = workers.map(functools.partial(_answered, task, job, tuple(types)), chunks)
-        with progress_bar(
-            total=end - start,
-            initial=parts.start - start,
-            unit=" rows",
-            desc="requests",
-            disable=not progress,
-        ) as bar:
-            for chunk, (kept, columns, rejected, totals) in zip(sent, answered, strict=True):
-                file.write_part(parts.part, chunk, kept, columns)
-                bar.update(chunk.end - parts.start)
-                parts.commit(chunk.end, totals, rejected)
-        parts.finish(file.join)
+    answer = functools.partial(_answered, task, job, tuple(types))
+    with bucket_copies() as copies:
+        check_writable(output.parent)
+        with bucket_errors(output, "read"):
+            finished = in_bucket(output) and output.exists()
+        local = copies.of(output)
+        local.parent.mkdir(parents=True, exist_ok=True)
+        if finished:  # the summary says of what, where there is one
+            copies.fetch(side_files(output)[1])
+            local.touch()
+        source = copies.fetch(requests)
+        file = open_requests(source, {name: _ARROW_TYPES[kind] for name, kind in types.items()})
+        described = {"requests": file_sha256(source), **described}
+        if shard is not None:
+            described["shard"] = str(shard)
+        start, end = (shard or Shard()).rows(file.num_rows)
+        with PartFiles(local, described, start) as parts:
+            if parts.finished:
+                log.info("%s is complete already", output)
+                return BatchReport(epath.Path(output), parts.totals)
+            chunks, sent = itertools.tee(file.chunks(parts.start, chunk_size, end))
+            with progress_bar(
+                total=end - start,
+                initial=parts.start - start,
+                unit=" rows",
+                desc="requests",
+                disable=not progress,
+            ) as bar:
+                for chunk, (kept, columns, rejected, totals) in zip(
+                    sent, workers.map(answer, chunks), strict=True
+                ):
+                    file.write_part(parts.part, chunk, kept, columns)
+                    bar.update(chunk.end - parts.start)
+                    parts.commit(chunk.end, totals, rejected)
+            parts.finish(file.join)
+        # The output last: when it is there, everything is.
+        for path in (*side_files(output), output):
+            copies.store(path)
         return BatchReport(epath.Path(output), parts.totals)
 
 

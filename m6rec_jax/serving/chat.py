@@ -37,7 +37,7 @@ from m6rec_jax.io.closest import did_you_mean
 from m6rec_jax.jobs.conversation import Answer, Conversation, ConversationCatalogue, Read
 from m6rec_jax.jobs.resources import Resources
 from m6rec_jax.requests.rendering import RequestRenderer
-from m6rec_jax.requests.request import RejectedRow, Request, RequestParser
+from m6rec_jax.requests.request import RejectedRow, Request, RequestFields, RequestParser
 from m6rec_jax.requests.serving_data import ServingData, prepared_dataset_spec
 from m6rec_jax.sharding import LogicalRules, make_mesh
 from m6rec_jax.text.format_strings import Template
@@ -268,7 +268,9 @@ class _LikedItems:
                     f"dialogue takes {', '.join(_KNOWN)}"
                 )
         data = ServingData.open(prepared_dataset_spec(folder), folder)
-        self._parser = RequestParser(data.spec, data.items, data.statistics_names(), None)
+        self._parser = RequestParser(
+            data.spec, data.items, data.statistics_names(), RequestFields(None)
+        )
         max_events = data.max_events if retriever is None else retriever.max_events
         self._renderer = RequestRenderer(data.template, data.statistics, max_events)
         self._ids, self._value = list(data.items), data.spec.label.at_least

@@ -23,7 +23,7 @@ from m6rec_jax.engine.decoding.stream import GenerationStream
 from m6rec_jax.engine.task_settings import dialogue_part, task_name
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.io.closest import did_you_mean
-from m6rec_jax.jobs.answering import Accepted, Answerer, RequestFields, Result, grouped
+from m6rec_jax.jobs.answering import Accepted, Answerer, Result, grouped
 from m6rec_jax.jobs.generation import GenerationAnswers
 from m6rec_jax.jobs.job import job_of, jobs
 from m6rec_jax.jobs.resources import INDEXED, Resources, ServiceOptions
@@ -252,12 +252,5 @@ class Service:
         answerer = self.answerer(job)
         answerer.of_task(task)
         data = self.data(task, job)
-        fields: RequestFields = answerer.fields(task)
-        return RequestParser(
-            data.spec,
-            data.items,
-            data.statistics_names(),
-            fields.candidates,
-            fields.about,
-            fields.text,
-        )
+        fields = answerer.fields(task)
+        return RequestParser(data.spec, data.items, data.statistics_names(), fields)

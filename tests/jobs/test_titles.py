@@ -10,7 +10,7 @@ from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.jobs.resources import open_serving_data
 from m6rec_jax.jobs.titles import TitlesAnswers
 from m6rec_jax.requests.rendering import RequestRenderer
-from m6rec_jax.requests.request import RequestParser
+from m6rec_jax.requests.request import RequestFields, RequestParser
 from m6rec_jax.text.records import Item
 from tests.engine.teacher_forcing import text_log_probability
 from tests.serving import served_films
@@ -56,7 +56,7 @@ def recommend(infer, films):
 
 def history_of(bundle, films, asked):
     data = open_serving_data(bundle, "titles", films)
-    parser = RequestParser(data.spec, data.items, data.statistics_names(), None)
+    parser = RequestParser(data.spec, data.items, data.statistics_names(), RequestFields(None))
     renderer = RequestRenderer(data.template, data.statistics, MAX_EVENTS, render_candidates=False)
     return renderer.render(parser.parse(asked)).history
 

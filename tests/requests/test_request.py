@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from m6rec_jax.data.dataset.schema import DatasetSpec
 from m6rec_jax.jobs.answering import excluded_ids
-from m6rec_jax.requests.request import RejectedRow, RequestParser
+from m6rec_jax.requests.request import RejectedRow, RequestFields, RequestParser
 from m6rec_jax.text.records import Event, Item, User
 
 SPEC = DatasetSpec.from_dict(
@@ -84,12 +84,12 @@ def test_ids_are_looked_up_and_own_columns_go_before() -> None:
 
 
 def test_new_users_and_retrieval_need_less() -> None:
-    found = parser(candidates_field=None).parse(
+    found = parser(fields=RequestFields(None)).parse(
         {"time": 5, "history": [], "candidates": "anything"}
     )
     assert (found.user, found.history, found.candidates) == (User(""), (), ())
     assert found.k is None
-    assert parser(candidates_field="found").parse(request(found=["1"])).candidates == (FARGO,)
+    assert parser(fields=RequestFields("found")).parse(request(found=["1"])).candidates == (FARGO,)
     with pytest.raises(RejectedRow):  # a program's row may have what JSON has not
         parser().parse(request(candidates=[np.int64(1)]))
 
@@ -180,7 +180,7 @@ def test_texts_stand_for_users_and_items_that_are_nothing_else() -> None:
 def test_what_a_title_is_about_is_read_where_it_is_asked_for() -> None:
     row = request(about={"genres": ["crime"], "prize": 1})
     assert parser().parse(row).about is None
-    asking = parser(about_field="about")
+    asking = parser(fields=RequestFields(about="about"))
     assert asking.parse(row).about == Item("", {"genres": ("crime",)})
     assert asking.parse(row).ignored == {"about.prize"}
     assert asking.parse(request(about="1")).about == FARGO

@@ -26,7 +26,7 @@ from m6rec_jax.jobs.resources import Resources, ServiceOptions, open_serving_dat
 from m6rec_jax.jobs.retrieval import RetrievalAnswers
 from m6rec_jax.requests.files import Shard
 from m6rec_jax.requests.rendering import RequestRenderer
-from m6rec_jax.requests.request import RequestParser
+from m6rec_jax.requests.request import RequestFields, RequestParser
 from m6rec_jax.requests.serving_data import ServingData
 from m6rec_jax.serving import service
 from m6rec_jax.serving.batch_inference import answer_file, infer_requests
@@ -105,7 +105,7 @@ def accepted(data: ServingData, rows: Any, with_candidates: bool) -> list[Any]:
         data.spec,
         data.items,
         data.statistics_names(),
-        "candidates" if with_candidates else None,
+        RequestFields("candidates" if with_candidates else None),
     )
     renderer = RequestRenderer(data.template, data.statistics, MAX_EVENTS)
     requests = [parser.parse(row) for row in rows]
