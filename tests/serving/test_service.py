@@ -92,26 +92,6 @@ def test_one_batch_mixes_tasks_and_jobs(service: Service) -> None:
     assert not np.allclose(ctr.scores, stars.scores, atol=1e-3)
 
 
-def test_requests_of_one_history_are_encoded_once(
-    service: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rows = [request(3) | {"candidates": ids} for ids in (["f1", "f2"], [], ["f3"], ["f2", "f4"])]
-    asked: list[Any] = [service.accept(row, task="ctr") for row in [*rows, request(5)]]
-    asked += [service.accept(row, task="stars") for row in rows[:1]]
-    expected = [service.answer([one])[0] for one in asked]
-    scorer, histories = service.resources.scorer(), list[Any]()
-    whole = scorer.score_requests
-
-    def counted(sources: Any, *others: Any) -> Any:
-        histories.extend(sources)
-        return whole(sources, *others)
-
-    monkeypatch.setattr(scorer, "score_requests", counted)
-    for found, alone in zip(service.answer(asked), expected, strict=True):
-        assert_same(found, alone)
-    assert len(histories) == 3
-
-
 def test_scores_do_not_depend_on_the_order_of_candidates(service: Service) -> None:
     """A candidate sees the history and itself, whichever others stand in its row."""
     row = request(3) | {"candidates": [item.id for item in ITEMS]}
