@@ -39,6 +39,9 @@ Record = Any
 Records = Any
 # Fields of `Asked` and of methods that are `Records`, or ids alone.
 _LISTS = ("history", "candidates", "exclude")
+# Why something of a request is left out.
+_NO_COLUMN = "the data set has no such columns"
+_NO_ITEM = "the catalogue does not have these items of the history"
 
 
 class GeneratedText(NamedTuple):
@@ -231,11 +234,10 @@ class Recommender:
             entries = _renamed(_records(items), _request_names(data.spec)["candidates"])
             ignored: set[str] = set()
             found = RequestParser(data.spec, data.items).items(entries, ignored)
-            _warn(ignored)
+            _warn(ignored, _NO_COLUMN)
         texts = [data.template.item(item) for item in found]
-        return [item.id for item in found], self.service.resources.retriever().embed_items(
-            texts, name
-        )
+        vectors = self.service.resources.retriever().embed_items(texts, name)
+        return [item.id for item in found], vectors
 
     def answer(self, rows: Iterable[Mapping[str, Any]], **asked: Any) -> list[Any]:
         """Many requests at once: a result or a `RejectedRow` for each, in their order.
@@ -248,8 +250,8 @@ class Recommender:
             self.service.accept(_plain(row), number=i, **asked) for i, row in enumerate(rows)
         ]
         accepted = [one for one in checked if isinstance(one, Accepted)]
-        _warn({name for one in accepted for name in one.request.ignored})
-        _warn_of_unknown({item for one in accepted for item in one.request.unknown})
+        _warn({name for one in accepted for name in one.request.ignored}, _NO_COLUMN)
+        _warn({item for one in accepted for item in one.request.unknown}, _NO_ITEM)
         results = iter(self.service.answer(accepted))
         return [next(results) if isinstance(one, Accepted) else one for one in checked]
 
@@ -262,8 +264,8 @@ class Recommender:
         accepted = self.service.accept(row, task=task, job=job)
         if isinstance(accepted, RejectedRow):
             raise accepted
-        _warn_of_unknown(accepted.request.unknown)
-        _warn(accepted.request.ignored)
+        _warn(accepted.request.unknown, _NO_ITEM)
+        _warn(accepted.request.ignored, _NO_COLUMN)
         return accepted, self.service.answer([accepted])[0]
 
 
@@ -314,19 +316,9 @@ def _renamed(value: Any, names: Mapping[str, str]) -> Any:
     return told | {own: of for own, of in value.items() if own not in names}
 
 
-def _warn(ignored: Collection[str]) -> None:
-    if ignored:
-        logger.warning(
-            "left out, since the data set has no such columns: %s", ", ".join(sorted(ignored))
-        )
-
-
-def _warn_of_unknown(items: Collection[str]) -> None:
-    if items:
-        logger.warning(
-            "left out of the history, since the catalogue does not have them: %s",
-            ", ".join(sorted(items)),
-        )
+def _warn(names: Collection[str], reason: str) -> None:
+    if names:
+        logger.warning("left out, since %s: %s", reason, ", ".join(sorted(names)))
 
 
 def _plain(value: Any) -> Any:

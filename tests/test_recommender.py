@@ -200,7 +200,7 @@ def test_many_requests_at_once(rec: m6.Recommender, caplog: pytest.LogCaptureFix
     rows[1]["candidates"] = ["nothing"]
     rows[2]["history"] = [{"item": "gone", "time": NOW, "value": 5}]
     found = rec.answer(rows, task="ctr")
-    assert "left out of the history, since the catalogue does not have them: gone" in caplog.text
+    assert "the catalogue does not have these items of the history: gone" in caplog.text
     assert isinstance(found[1], RejectedRow)
     assert len(found[0].items) == len(found[2].items) == 1
 

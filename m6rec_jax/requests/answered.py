@@ -79,18 +79,16 @@ def import_requests(
     first = ""
     with new_folder(output) as folder:
         with (folder / REJECTED).open("w", encoding="utf-8") as left_out:
-            for row in (r for c in file.chunks(0, _ROWS_AT_ONCE, file.num_rows) for r in c.rows):
-                problem = row.problem
+            chunks = file.chunks(0, _ROWS_AT_ONCE, file.num_rows)
+            for row in (row for chunk in chunks for row in chunk.rows):
                 try:
-                    if row.values is not None:
-                        rows.add(row.values)
-                except RejectedRow as error:
-                    problem = error
-                if problem is not None:
+                    if row.problem is not None:
+                        raise row.problem
+                    rows.add(row.values or {})
+                except RejectedRow as problem:
                     rejected[problem.kind] += 1
                     first = first or f", first in line {row.number + 1}: {problem}"
-                    reason = {"row": row.number, "kind": problem.kind, "reason": str(problem)}
-                    left_out.write(json_text(reason | {"raw": row.shown()}) + "\n")
+                    left_out.write(json_text(row.rejected(problem)) + "\n")
         counts = ", ".join(f"{part} {rows.splits[part]:,}" for part in PARTS)
         kinds = ", ".join(f"{kind} {count:,}" for kind, count in rejected.most_common())
         if empty := [part for part in PARTS if not rows.splits[part]]:

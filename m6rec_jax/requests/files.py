@@ -70,13 +70,14 @@ class ReadRow:
     problem: RejectedRow | None = None  # why not
     raw: bytes | None = None  # its line; None in Parquet
 
-    def shown(self) -> str:
-        """The row for people, as far as it can be shown."""
+    def rejected(self, problem: RejectedRow) -> dict[str, Any]:
+        """What is kept of the row where it has no answer, for JSON: `raw` as far as it is shown."""
         if self.raw is None:
-            text = json.dumps(self.values, ensure_ascii=False, default=str)
+            raw = json.dumps(self.values, ensure_ascii=False, default=str)
         else:
-            text = self.raw[: _MAX_SHOWN + 1].decode("utf-8", errors="backslashreplace")
-        return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}… (cut)"
+            raw = self.raw[: _MAX_SHOWN + 1].decode("utf-8", errors="backslashreplace")
+        raw = raw if len(raw) <= _MAX_SHOWN else f"{raw[:_MAX_SHOWN]}… (cut)"
+        return {"row": self.number, "kind": problem.kind, "reason": str(problem), "raw": raw}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +91,6 @@ class Chunk:
 
 class JsonLines:
     """A file of requests of one JSON object per line, and how results are written in its format."""
-
-    suffix = ".jsonl"
 
     def __init__(self, path: Path, result_types: Mapping[str, pa.DataType]) -> None:
         self.path, self._types = path, result_types
@@ -156,8 +155,6 @@ class JsonLines:
 
 class ParquetRows:
     """Requests in Parquet: as `JsonLines`."""
-
-    suffix = ".parquet"
 
     def __init__(self, path: Path, result_types: Mapping[str, pa.DataType]) -> None:
         self.path, self._types = path, result_types

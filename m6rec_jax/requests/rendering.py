@@ -21,29 +21,24 @@ class RequestText(NamedTuple):
     candidates: list[str]  # one per candidate
 
 
+@dataclasses.dataclass(frozen=True)
 class RequestRenderer:
     """Turns requests into the text that a model reads.
 
     Statistics of a user are looked up by the id, and the request's later behaviours are counted on
     top, but for those that lack a time or a value. Statistics of items are looked up by their ids.
 
-    Args:
+    Attributes:
       template: of the data set.
       statistics: those that serving is given; None: requests bring their own.
       max_events: behaviours of a history, the latest ones, as in training; None: all.
       render_candidates: False where candidates are not scored, and may lack what that needs.
     """
 
-    def __init__(
-        self,
-        template: DatasetTemplate,
-        statistics: Statistics | None,
-        max_events: int | None = None,
-        render_candidates: bool = True,
-    ) -> None:
-        self._template, self._statistics = template, statistics
-        self._render_candidates = render_candidates
-        self._max_events = max_events
+    template: DatasetTemplate
+    statistics: Statistics | None
+    max_events: int | None = None
+    render_candidates: bool = True
 
     def render(self, request: Request) -> RequestText:
         """Renders a request.
@@ -53,15 +48,15 @@ class RequestRenderer:
             that the template cannot do without has no value.
         """
         known, history = self._known(request), request.history
-        if self._max_events is not None:
-            history = history[max(0, len(history) - self._max_events) :]
+        if self.max_events is not None:
+            history = history[max(0, len(history) - self.max_events) :]
         events, items = _by_id(history)
-        user, time, features = request.user, request.time, request.statistics
+        user, time = request.user, request.time
         try:
-            if known is not None:
-                features = {**known.features(time), **features}
-            segments = self._template.history_segments(user, events, items, time, features)
-            candidates = self._candidates(request, known) if self._render_candidates else []
+            features = {} if known is None else known.features(time)
+            features = {**features, **request.statistics}
+            segments = self.template.history_segments(user, events, items, time, features)
+            candidates = self._candidates(request, known) if self.render_candidates else []
         except DataError as error:
             raise RejectedRow("no_text", str(error)) from None
         return RequestText(segments, candidates)
@@ -75,32 +70,32 @@ class RequestRenderer:
 
     def had(self, request: Request) -> frozenset[str]:
         """Ids of the items that the user had, by the request and the statistics."""
-        earlier = () if self._statistics is None else self._statistics.items_had(request.user.id)
+        earlier = () if self.statistics is None else self.statistics.items_had(request.user.id)
         return frozenset([*earlier, *(item.id for _, item in request.history if item.id)])
 
     def _known(self, request: Request) -> KnownUser | None:
-        if self._statistics is None:
+        if self.statistics is None:
             return None
-        last = self._statistics.totals.last_time
+        last = self.statistics.totals.last_time
         if request.time is not None and request.time <= last:
             problem = f"{request.time!r}, and the statistics hold events until {last!r}"
             raise RejectedRow("too_early", f"'time' is {problem}: they would leak the future")
-        any_value = not self._statistics.settings.has_values
+        any_value = not self.statistics.settings.has_values
         counted = [
             (event, item)
             for event, item in request.history
             if not math.isnan(event.time) and (any_value or event.value is not None)
         ]
-        return self._statistics.user(request.user.id, counted)
+        return self.statistics.user(request.user.id, counted)
 
     def _candidates(self, request: Request, known: KnownUser | None) -> list[str]:
-        items, names = request.candidates, self._template.candidate_template.fields
+        items, names = request.candidates, self.template.candidate_template.fields
         features: Sequence[Mapping[str, Value]] = [request.statistics] * len(items)
         if known is not None:
             counted = known.features_of(items, request.time, names)
             features = [{**counts, **request.statistics} for counts in counted]
         given = zip(items, features, request.candidate_statistics, strict=True)
-        return [self._template.candidate(item, {**counts, **more}) for item, counts, more in given]
+        return [self.template.candidate(item, {**counts, **more}) for item, counts, more in given]
 
 
 def _by_id(behaviours: Sequence[tuple[Event, Item]]) -> tuple[list[Event], dict[str, Item]]:

@@ -122,11 +122,8 @@ class ServingData:
         """
         if self.folder is None:
             raise ConfigError("reranking needs prepared data, which hold the items' co-occurrence")
-        return (
-            read_catalogue(self.folder),
-            CoOccurrence.load(self.folder),
-            Ease.load(self.folder),
-        )
+        folder = self.folder
+        return read_catalogue(folder), CoOccurrence.load(folder), Ease.load(folder)
 
     @functools.cached_property
     def title_search(self) -> tuple[TitleSearch, Sequence[Item]]:
@@ -144,11 +141,11 @@ class ServingData:
         """For each of some items, the titles of those two of a user's items that people have with
         it most often; none where nobody had both. Raises as `counted`.
         """
-        places = self._places
+        places, co_occurrence = self._places, self.counted[1]
         shares: dict[str, dict[int, float]] = {}
         for item in dict.fromkeys(past):
             if item in places and item in self.items:
-                related = self.counted[1].related([places[item]], out=())
+                related = co_occurrence.related([places[item]], out=())
                 shares[item] = dict(zip(related.items.tolist(), related.shares, strict=True))
         titles = []
         for place in (places.get(id_, -1) for id_ in ids):
@@ -203,9 +200,9 @@ def files_without_users(folder: Path, with_counts: bool) -> dict[str, bytes]:
     copied = (MANIFEST, f"{STATISTICS}/{DESCRIPTION}", *counts)
     files = {name: path.read_bytes() for name in copied if (path := folder / name).is_file()}
     for path in sorted([folder / CATALOGUE, *(folder / STATISTICS).glob("*.parquet")]):
-        rows = slice(0) if path.stem.startswith(OF_USERS) else slice(None)
-        sink = pa.BufferOutputStream()
-        pq.write_table(pq.read_table(path)[rows], sink, compression="none", use_dictionary=False)
+        table, sink = pq.read_table(path), pa.BufferOutputStream()
+        table = table[:0] if path.stem.startswith(OF_USERS) else table
+        pq.write_table(table, sink, compression="none", use_dictionary=False)
         files[path.relative_to(folder).as_posix()] = sink.getvalue().to_pybytes()
     return files
 

@@ -283,8 +283,7 @@ def _answered(
         else:
             assert answer is not None
             totals[f"rejected {answer.kind}"] += 1
-            reason = {"kind": answer.kind, "reason": str(answer)}
-            rejected.append({"row": row.number, **reason, "raw": row.shown()})
+            rejected.append(row.rejected(answer))
     totals["answered"] = len(accepted)
     rows = [result.columns() for result in service.answer(accepted)]
     return kept, {name: [row[name] for row in rows] for name in names}, rejected, totals

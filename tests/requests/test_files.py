@@ -60,7 +60,7 @@ def test_lines_that_are_no_objects_are_handed_on_with_the_reason(lines: Path) ->
     assert [row.number for row in chunk.rows] == [0, *range(2, 12)]
     assert {r.number: r.problem.kind for r in chunk.rows if r.problem is not None} == KINDS
     assert chunk.rows[0].values == {"n": 0}
-    shown = {row.number: row.shown() for row in chunk.rows}
+    shown = {r.number: r.rejected(r.problem)["raw"] for r in chunk.rows if r.problem is not None}
     assert shown[3] == "{not json"
     assert shown[4] == '{"n": 4, "text": "caf\\xe9"}'
     assert shown[10] == "\x00\\xff"
@@ -151,8 +151,9 @@ def test_parquet_text_that_is_not_utf8(tmp_path: Path) -> None:
     file = open_requests(path, SCORES)
     (chunk,) = file.chunks(0, 10, 3)
     assert [row.values is None for row in chunk.rows] == [False, True, True]
-    assert {row.problem.kind for row in chunk.rows[1:] if row.problem} == {"invalid_utf8"}
-    assert "row 1 of" in chunk.rows[1].shown()
+    rejected = [row.rejected(row.problem) for row in chunk.rows if row.problem]
+    assert {row["kind"] for row in rejected} == {"invalid_utf8"}
+    assert "row 1 of" in rejected[0]["raw"]
     file.write_part(tmp_path / "part.parquet", chunk, [0], {"scores": [[]], "ids": [["a"]]})
     assert pq.read_table(tmp_path / "part.parquet").column("text").to_pylist() == ["good"]
 
