@@ -133,8 +133,11 @@ class RequestParser:
             id_.split() == str(item.attributes.get(TEXT)).split() for id_, item in catalogue.items()
         )
         given = record_type(dict.fromkeys(statistics, _Statistic))
-        user = record_type(_columns(spec.users))
-        item = _Id | record_type(_columns(spec.items) | {_STATISTICS: given})
+        users, items = (
+            {_ID: _Id} | {name: _TYPES[kind] for name, kind in table.columns.items()}
+            for table in (spec.users, spec.items)
+        )
+        user, item = record_type(users), _Id | record_type(items | {_STATISTICS: given})
         value = {} if spec.events.value is None else {"value": Number}
         event = record_type({"item": item, "time": Any, **value}, ("item",))
         row: dict[str, Any] = {
@@ -260,30 +263,23 @@ def record_type(fields: Mapping[str, Any], required: Collection[str | None] = ()
     return TypedDict("Record", kinds, total=False)  # type: ignore[operator]
 
 
-def _columns(table: TableSpec) -> dict[str, Any]:
-    return {_ID: _Id} | {name: _TYPES[kind] for name, kind in table.columns.items()}
-
-
 def converted(value: Any, kind: Any, name: str = "") -> Any:
     """The value as its type, numbers in words as numbers; raises RejectedRow."""
     try:
         return msgspec.convert(value, kind, strict=False)
-    except UnicodeEncodeError:
-        words = f"{name or 'the request'} has a text with half of a surrogate pair"
-        raise RejectedRow("invalid_utf8", words) from None
-    except (IndexError, TypeError) as error:  # of numpy's numbers
-        raise RejectedRow("wrong_type", f"{name or 'the request'}: {error}") from None
+    except (UnicodeEncodeError, IndexError, TypeError) as error:  # of numpy's numbers
+        problem = "invalid_utf8" if isinstance(error, UnicodeEncodeError) else "wrong_type"
+        raise RejectedRow(problem, f"{name or 'the request'}: {error}") from None
     except msgspec.ValidationError as error:
         reason, _, path = str(error).partition(" - at `$")
         missing = re.fullmatch("Object missing required field `(.*)`", reason)
         path = name + path.rstrip("`") + (f".{missing[1]}" if missing else "")
-        problem = "wrong_type"
-        if missing or reason.endswith("got `null`"):
-            problem, reason = "missing_field", "is missing"
-        elif str(_LARGEST) in reason:
-            reason = "is not a finite number; write null where it is not known"
         where = repr(path.removeprefix(".")) if path else "the request"
-        raise RejectedRow(problem, f"{where}: {reason}") from None
+        if missing or reason.endswith("got `null`"):
+            raise RejectedRow("missing_field", f"{where}: is missing") from None
+        if str(_LARGEST) in reason:
+            reason = "is not a finite number; write null where it is not known"
+        raise RejectedRow("wrong_type", f"{where}: {reason}") from None
 
 
 def _ignored(given: Any, read: Any, path: str) -> Iterator[str]:

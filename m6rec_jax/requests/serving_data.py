@@ -169,9 +169,8 @@ class ServingData:
 
     def statistics_names(self) -> tuple[str, ...]:
         """Names of the statistics that a template may render, and a request may bring."""
-        if self.statistics is not None:
-            return feature_names(self.statistics.settings)
-        return feature_names(StatisticsSettings.for_dataset(self.spec))
+        known = self.statistics
+        return feature_names(known.settings if known else StatisticsSettings.for_dataset(self.spec))
 
 
 @functools.cache
