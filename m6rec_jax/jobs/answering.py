@@ -11,6 +11,7 @@ it at once.
 from __future__ import annotations
 
 import abc
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
@@ -72,6 +73,22 @@ class Result(Protocol):
         """The values of `Answerer.column_types`."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Answer:
+    """A `Result` of numbers and ids.
+
+    Attributes:
+      values: by column.
+      items: that are scored or found, in order.
+    """
+
+    values: Mapping[str, Any]
+    items: Sequence[ScoredItem] = ()
+
+    def columns(self) -> Mapping[str, Any]:
+        return self.values
+
+
 class Answerer(abc.ABC, Generic[TaskState]):
     """Answers the requests of one job, for all tasks.
 
@@ -79,10 +96,11 @@ class Answerer(abc.ABC, Generic[TaskState]):
       resources: what it is made of.
 
     Attributes:
-      result: type of the results, which has their `column_types`.
+      column_types: of the columns that results add to a row of a file: lists of 'float', 'int' or
+        'string'.
     """
 
-    result: type[Any]
+    column_types: ClassVar[Mapping[str, str]]
     # Whether requests may be rendered with data of another data set than the task's.
     any_data_set: ClassVar[bool] = False
 
@@ -108,11 +126,6 @@ class Answerer(abc.ABC, Generic[TaskState]):
           CheckpointError: an index of another model.
           DataError: a catalogue without what the job needs.
         """
-
-    @property
-    def column_types(self) -> Mapping[str, str]:
-        """Columns that results add to a row of a file: lists of 'float', 'int' or 'string'."""
-        return self.result.column_types
 
     def fields(self, task: str) -> RequestFields:
         """Where requests have what is read."""
@@ -148,6 +161,12 @@ class Answerer(abc.ABC, Generic[TaskState]):
 def title_of(item: Item) -> str:
     """What a person calls an item."""
     return item.title or str(item.attributes.get("title") or item.id)
+
+
+def scored(items: Iterable[Item], scores: np.ndarray) -> list[ScoredItem]:
+    """Items with their scores `[items]`."""
+    pairs = zip(items, scores.tolist(), strict=True)
+    return [ScoredItem(item.id, title_of(item), score) for item, score in pairs]
 
 
 def grouped(

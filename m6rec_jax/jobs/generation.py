@@ -253,7 +253,7 @@ class _GenerationTask(NamedTuple):
 class GenerationAnswers(Answerer[_GenerationTask]):
     """Texts as `Decoding` (gin) says."""
 
-    result = Texts
+    column_types = Texts.column_types
 
     def __init__(self, resources: Resources) -> None:
         super().__init__(resources)

@@ -285,6 +285,18 @@ def labelled(found: Found, job: str) -> tuple[np.ndarray, np.ndarray]:
     return rows, positions
 
 
+def candidate_names(data: TaskData, users: np.ndarray, items: np.ndarray) -> Columns:
+    """Ids and indices of users and candidates `[n]`: the first columns of their files."""
+    known = data.user_names()
+    ids = np.array([item.id for item in data.prepared().catalogue().items], object)
+    return {
+        "user_id": np.array([known[int(user)] for user in users], object),
+        "item_id": ids[items],
+        "user_index": users,
+        "item_index": items,
+    }
+
+
 _JOBS: dict[str, Job] = {}
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from scipy.special import expit
 
 from m6rec_jax.engine.candidates.likelihood import LikelihoodScorer, contrast_scores
-from m6rec_jax.jobs.answering import Accepted, Answerer, check_finite, grouped
+from m6rec_jax.jobs.answering import Accepted, Answer, Answerer, check_finite, grouped, scored
 from m6rec_jax.jobs.job import (
     Array,
     Columns,
@@ -31,6 +31,7 @@ from m6rec_jax.jobs.job import (
     Job,
     TaskData,
     Variables,
+    candidate_names,
     jobs,
     register,
 )
@@ -38,10 +39,8 @@ from m6rec_jax.jobs.past_items import metrics_apart
 from m6rec_jax.jobs.resources import Resources
 from m6rec_jax.jobs.scoring import (
     CandidateAnswerer,
-    CandidateScores,
     ScoringPredictions,
     baseline_metrics,
-    candidate_names,
     labelled_candidates,
     scoring_metrics,
 )
@@ -169,28 +168,24 @@ class LikelihoodAnswers(CandidateAnswerer):
         contrast = self.resources.likelihood_scorer().contrast
         return contrast or Contrast.of([outcome.text for outcome in template.outcomes])
 
-    def answer(self, accepted: Sequence[Accepted]) -> list[CandidateScores]:
+    def answer(self, accepted: Sequence[Accepted]) -> list[Answer]:
         return grouped(accepted, lambda one: self._contrast(one.task), self._answer)
 
-    def _answer(self, contrast: Contrast, asked: Sequence[Accepted]) -> list[CandidateScores]:
+    def _answer(self, contrast: Contrast, asked: Sequence[Accepted]) -> list[Answer]:
         scores = self.scorer(asked[0].task).score_requests(
             [one.text.history for one in asked],
             [one.text.candidates for one in asked],
             [one.task for one in asked],
         )
         check_finite(asked, scores)
-        return [
-            CandidateScores(
-                one.request.candidates,
-                {
-                    "probabilities": self._scaling.probabilities(values),
-                    "log_odds": values,
-                    # Likeliest first; equals in the request's order.
-                    "ranking": np.argsort(-values, kind="stable").tolist(),
-                },
-            )
-            for one, values in zip(asked, scores, strict=True)
-        ]
+        answers = []
+        for one, values in zip(asked, scores, strict=True):
+            probabilities = self._scaling.probabilities(values)
+            # Likeliest first; equals in the request's order.
+            ranking = np.argsort(-values, kind="stable").tolist()
+            columns = {"probabilities": probabilities, "log_odds": values, "ranking": ranking}
+            answers.append(Answer(columns, scored(one.request.candidates, probabilities)))
+        return answers
 
     def describe(self, task: str) -> Mapping[str, Any]:
         contrast = {"contrast": list(self._contrast(task))}

@@ -32,14 +32,14 @@ from m6rec_jax.engine.index.retrieval import item_embeddings, user_embeddings
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.jobs.answering import (
     Accepted,
+    Answer,
     Answerer,
-    ScoredItem,
     check_default_k,
     check_finite,
     check_k,
     excluded_ids,
     grouped,
-    title_of,
+    scored,
 )
 from m6rec_jax.jobs.job import (
     Array,
@@ -51,6 +51,7 @@ from m6rec_jax.jobs.job import (
     Job,
     TaskData,
     Variables,
+    candidate_names,
     register,
 )
 from m6rec_jax.jobs.past_items import (
@@ -212,13 +213,9 @@ class RetrievalJob(Job):
     def score_columns(self, data: TaskData, found: Found) -> Columns:
         """User, item and similarity for each item of the rows."""
         rows, positions = np.nonzero(found["decoder_item_ids"] >= 0)
-        users = data.user_names()
-        ids = np.array([item.id for item in data.prepared().catalogue().items], object)
-        return {
-            "user_id": np.array([users[int(user)] for user in found["user_ids"][rows, 0]], object),
-            "item_id": ids[found["decoder_item_ids"][rows, positions]],
-            "similarity": found["similarity"][rows, positions],
-        }
+        users, items = found["user_ids"][rows, 0], found["decoder_item_ids"][rows, positions]
+        similarity = {"similarity": found["similarity"][rows, positions]}
+        return candidate_names(data, users, items) | similarity
 
     def answerer(self, resources: Resources) -> Answerer[Any]:
         return RetrievalAnswers(resources)
@@ -326,36 +323,6 @@ def pad_targets(item_ids: np.ndarray) -> np.ndarray:
     return padded
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Retrieved:
-    """Items of the catalogue, best first.
-
-    Attributes:
-      item_ids: of the items.
-      scores: cosine similarities, or what a reranker orders by, float32 `[items]`.
-      catalogue: items by id, for their titles.
-    """
-
-    column_types: ClassVar[Mapping[str, str]] = {
-        "item_ids": "string",
-        "scores": "float",
-        "titles": "string",
-    }
-    item_ids: Sequence[str]
-    scores: np.ndarray
-    catalogue: Mapping[str, Item] = dataclasses.field(repr=False)
-
-    @property
-    def items(self) -> list[ScoredItem]:
-        """Items with their scores."""
-        pairs = zip(self.item_ids, self.scores.tolist(), strict=True)
-        return [ScoredItem(i, title_of(self.catalogue.get(i, Item(i, {}))), s) for i, s in pairs]
-
-    def columns(self) -> Mapping[str, Any]:
-        titles = [item.title for item in self.items]
-        return {"item_ids": self.item_ids, "scores": self.scores, "titles": titles}
-
-
 @dataclasses.dataclass(frozen=True)
 class SearchedTask:
     """What looking for items of one task takes."""
@@ -385,7 +352,7 @@ class SearchedTask:
         for items, scores in zip(found.ids, found.scores, strict=True):
             yield [self.index.ids[item] for item in items[items >= 0]], scores
 
-    def listed(self, ids: Sequence[str], scores: np.ndarray, k: int) -> Retrieved:
+    def listed(self, ids: Sequence[str], scores: np.ndarray, k: int) -> Answer:
         """The k best of `ordered` ones; of items with the same text, which tie, only the first.
 
         There are fewer where the items have fewer texts.
@@ -397,7 +364,10 @@ class SearchedTask:
             item = self.catalogue.get(id_)
             places.setdefault(id_ if item is None else self.text_of(item), place)
         first = list(places.values())
-        return Retrieved([ids[place] for place in first], scores[first], self.catalogue)
+        ids, scores = [ids[place] for place in first], scores[first]
+        items = scored((self.catalogue.get(id_) or Item(id_, {}) for id_ in ids), scores)
+        titles = [item.title for item in items]
+        return Answer({"item_ids": ids, "scores": scores, "titles": titles}, items)
 
     def describe(self) -> Mapping[str, Any]:
         """What the order depends on, for JSON."""
@@ -421,7 +391,11 @@ class IndexAnswerer(Answerer[SearchedTask]):
       ConfigError: k, max_k and depth do not ascend.
     """
 
-    result = Retrieved
+    column_types: ClassVar[Mapping[str, str]] = {
+        "item_ids": "string",
+        "scores": "float",
+        "titles": "string",
+    }
 
     def __init__(
         self,
@@ -455,13 +429,13 @@ class IndexAnswerer(Answerer[SearchedTask]):
         check_k(request, self.max_k, f"{self._name}.max_k")
         return self.of_task(task).renderer.render(request)
 
-    def answer(self, accepted: Sequence[Accepted]) -> list[Retrieved]:
+    def answer(self, accepted: Sequence[Accepted]) -> list[Answer]:
         users = self.resources.retriever().embed_users(
             [one.text.history for one in accepted], [one.task for one in accepted]
         )
         check_finite(accepted, users)
 
-        def answer(task: str, places: list[int]) -> list[Retrieved]:
+        def answer(task: str, places: list[int]) -> list[Answer]:
             state, vectors = self.of_task(task), users[places]
             requests = [accepted[place].request for place in places]
             excluded = [excluded_ids(request, state.hides_seen) for request in requests]
@@ -578,25 +552,10 @@ def uniformity(vectors: np.ndarray) -> float:
     return float(np.log(np.mean(np.exp(-2.0 * (2.0 - 2.0 * similarity)))))
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Embedding:
-    """The vector of a request's user.
-
-    Attributes:
-      vector: float32 `[retrieval]`, of unit length.
-    """
-
-    column_types: ClassVar[Mapping[str, str]] = {"embedding": "float"}
-    vector: np.ndarray
-
-    def columns(self) -> Mapping[str, Any]:
-        return {"embedding": self.vector}
-
-
 class EmbeddingAnswers(Answerer[RequestRenderer]):
     """User vectors; one batch may mix tasks."""
 
-    result = Embedding
+    column_types: ClassVar[Mapping[str, str]] = {"embedding": "float"}
 
     def open_task(self, task: str) -> RequestRenderer:
         self.resources.retriever().check_task(task)
@@ -605,12 +564,12 @@ class EmbeddingAnswers(Answerer[RequestRenderer]):
     def accept(self, request: Request, task: str) -> RequestText:
         return self.of_task(task).render(request)
 
-    def answer(self, accepted: Sequence[Accepted]) -> list[Embedding]:
+    def answer(self, accepted: Sequence[Accepted]) -> list[Answer]:
         vectors = self.resources.retriever().embed_users(
             [one.text.history for one in accepted], [one.task for one in accepted]
         )
         check_finite(accepted, vectors)
-        return [Embedding(vector) for vector in vectors]
+        return [Answer({"embedding": vector}) for vector in vectors]
 
     def warm_up(self, tasks: Iterable[str]) -> None:
         retriever = self.resources.retriever()

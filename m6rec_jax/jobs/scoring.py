@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import gin
 import numpy as np
@@ -28,10 +28,10 @@ from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.errors import DataError
 from m6rec_jax.jobs.answering import (
     Accepted,
+    Answer,
     Answerer,
-    ScoredItem,
     check_finite,
-    title_of,
+    scored,
 )
 from m6rec_jax.jobs.job import (
     Array,
@@ -43,6 +43,7 @@ from m6rec_jax.jobs.job import (
     Job,
     TaskData,
     Variables,
+    candidate_names,
     labelled,
     register,
 )
@@ -53,7 +54,6 @@ from m6rec_jax.metrics.baselines import MeanBaselines, UserItemCounts
 from m6rec_jax.model import M6Rec
 from m6rec_jax.requests.rendering import RequestRenderer, RequestText
 from m6rec_jax.requests.request import RejectedRow, Request, RequestFields
-from m6rec_jax.text.records import Item
 
 log = logging.getLogger(__name__)
 
@@ -247,46 +247,6 @@ def baseline_metrics(
     }
 
 
-def candidate_names(data: TaskData, users: np.ndarray, items: np.ndarray) -> Columns:
-    """Ids and indices of users and candidates `[n]`: the first columns of their files."""
-    known = data.user_names()
-    ids = np.array([item.id for item in data.prepared().catalogue().items], object)
-    return {
-        "user_id": np.array([known[int(user)] for user in users], object),
-        "item_id": ids[items],
-        "user_index": users,
-        "item_index": items,
-    }
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class CandidateScores:
-    """Scores of a request's candidates, in their order.
-
-    Attributes:
-      candidates: of the request.
-      values: by column, `[candidates]`; they are shown with their 'probabilities'.
-    """
-
-    candidates: Sequence[Item]
-    values: Mapping[str, Any]
-
-    @property
-    def scores(self) -> np.ndarray:
-        """What candidates are shown with, float `[candidates]`."""
-        probabilities: np.ndarray = self.values["probabilities"]
-        return probabilities
-
-    @property
-    def items(self) -> list[ScoredItem]:
-        """Candidates with their scores."""
-        pairs = zip(self.candidates, self.scores.tolist(), strict=True)
-        return [ScoredItem(item.id, title_of(item), score) for item, score in pairs]
-
-    def columns(self) -> Mapping[str, Any]:
-        return self.values
-
-
 class CandidateAnswerer(Answerer[RequestRenderer]):
     """Scores the candidates of requests; subclasses say what that means.
 
@@ -345,7 +305,7 @@ class ScoringAnswers(CandidateAnswerer):
       candidates_field: where a request has its candidates. 'item_ids' scores what retrieval found.
     """
 
-    column_types: Mapping[str, str] = {"probabilities": "float"}
+    column_types: ClassVar[Mapping[str, str]] = {"probabilities": "float"}
 
     def open_task(self, task: str) -> RequestRenderer:
         self.scorer(task).check_task(task)
@@ -355,7 +315,7 @@ class ScoringAnswers(CandidateAnswerer):
         del task
         return self.resources.scorer()
 
-    def answer(self, accepted: Sequence[Accepted]) -> list[CandidateScores]:
+    def answer(self, accepted: Sequence[Accepted]) -> list[Answer]:
         scores = self.resources.scorer().score_requests(
             [one.text.history for one in accepted],
             [one.text.candidates for one in accepted],
@@ -364,7 +324,7 @@ class ScoringAnswers(CandidateAnswerer):
         )
         check_finite(accepted, scores)
         return [
-            CandidateScores(one.request.candidates, {"probabilities": values})
+            Answer({"probabilities": values}, scored(one.request.candidates, values))
             for one, values in zip(accepted, scores, strict=True)
         ]
 

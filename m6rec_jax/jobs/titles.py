@@ -237,7 +237,7 @@ class TitlesAnswers(Answerer[_TitlesTask]):
       ConfigError: k is not between 1 and max_k.
     """
 
-    result = RecommendedTitles
+    column_types = RecommendedTitles.column_types
 
     def __init__(
         self,

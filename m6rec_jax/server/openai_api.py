@@ -112,7 +112,7 @@ async def _embed(asked: Asking, body: schemas.Embeddings) -> dict[str, Any]:
             raise ApiError(409, "no_text", f"'input[{index}]' has no words", f"input[{index}]")
     if name == body.model:
         accepted = [await asked.accept_text(_segments(text), task, "embeddings") for text in texts]
-        vectors = [one.vector for one in await asked.answer(*accepted)]  # type: ignore[attr-defined]
+        vectors = [one.columns()["embedding"] for one in await asked.answer(*accepted)]
     else:
         # A function of its own shares no call.
         vectors = await asked.call_together(lambda _: [retriever.embed_items(texts, task)], None)

@@ -69,9 +69,9 @@ class PartFiles:
     def __enter__(self) -> Self:
         # Also of another output, such as one in the other format, or of a run that died at its end.
         if self.finished or self._summary.exists():
-            summary = self._read(self._summary)
+            totals = self._read(self._summary)["totals"]
         if self.finished:
-            self.totals = Totals(summary["totals"])
+            self.totals = Totals(totals)
             shutil.rmtree(self._folder, ignore_errors=True)
             return self
         with contextlib.ExitStack() as lock:

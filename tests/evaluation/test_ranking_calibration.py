@@ -129,8 +129,10 @@ def test_weights_are_learnt_and_order_what_is_evaluated_and_served(
         accepted = service.accept(request(int(user), 4), task=TASK, job="reranking")
         assert isinstance(accepted, Accepted)
         (served,) = service.answer([accepted])
-        assert list(served.item_ids) == [shop.FILMS[item][0] for item in items if item >= 0]
-        np.testing.assert_allclose(served.scores, scores[items >= 0], atol=1e-4)
+        assert list(served.values["item_ids"]) == [
+            shop.FILMS[item][0] for item in items if item >= 0
+        ]
+        np.testing.assert_allclose(served.values["scores"], scores[items >= 0], atol=1e-4)
     assert service.describe(TASK, "reranking")["reranker"]["known"] == weights.known
 
     # Without the towers nothing that they say has a part in the order.

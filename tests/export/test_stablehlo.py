@@ -136,7 +136,7 @@ def test_an_export_is_served(exported: Path, run: Path, served: Path, tmp_path: 
     shared: Any = {"prepared": options.prepared, "progress": False}
     (report,) = infer_requests(*files, exported, task="ctr", batch_size=4, **shared)
     (answered,) = served_films.read_rows(Path(report.output))
-    np.testing.assert_allclose(answered["probabilities"], result.scores, 1e-5)
+    np.testing.assert_allclose(answered["probabilities"], result.values["probabilities"], 1e-5)
     index = build_index(tmp_path / "index", exported, task="next", batch_size=4, **shared)
     assert index.count == len(served_films.ITEMS)
     del row["candidates"]
@@ -145,7 +145,7 @@ def test_an_export_is_served(exported: Path, run: Path, served: Path, tmp_path: 
     found = []
     for own in (service, Service.open(run, options=options)):
         accepted = own.accept(row, **asked)
-        found.append(own.answer([accepted])[0].item_ids)
+        found.append(own.answer([accepted])[0].values["item_ids"])
     assert found[0] == found[1]
     assert "f3" not in found[0]
     scorer = load_model(exported, step=7).likelihood_scorer("ctr", contrast=("liked", "disliked"))

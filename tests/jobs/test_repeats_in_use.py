@@ -51,13 +51,15 @@ def test_what_the_user_had_is_corrected_by_its_own_rate() -> None:
     request = Request(User("u"), 9.0, ((Event("u", "c", 5.0), ITEMS[2]),), tuple(ITEMS))
     accepted = [Accepted("scoring", "ctr", request, RequestText(["history"], list("abc")))]
     (found,) = answers(TaskSettings(sampling_rate=0.01)).answer(accepted)
-    np.testing.assert_allclose(found.scores, corrected_probability(PREDICTED, 0.01), 1e-5)
+    np.testing.assert_allclose(
+        found.values["probabilities"], corrected_probability(PREDICTED, 0.01), 1e-5
+    )
     (found,) = answers(TaskSettings(sampling_rate=0.01, repeat_sampling_rate=0.5)).answer(accepted)
     expected = [
         corrected_probability(p, rate) for p, rate in zip(PREDICTED, (0.5, 0.01, 0.5), strict=True)
     ]
-    np.testing.assert_allclose(found.scores, expected, 1e-5)
-    assert found.scores.dtype == np.float32
+    np.testing.assert_allclose(found.values["probabilities"], expected, 1e-5)
+    assert found.values["probabilities"].dtype == np.float32
 
 
 @pytest.mark.parametrize(

@@ -268,7 +268,7 @@ def test_vertex_ai(client: TestClient, service: Service) -> None:
     }
     found = post(client, "/predict", body)["predictions"]
     for index, number in ((0, 3), (2, 5)):
-        expected = answer(service, request(number), "ctr").scores
+        expected = answer(service, request(number), "ctr").values["probabilities"]
         np.testing.assert_allclose(found[index]["probabilities"], expected, atol=SAME)
     assert found[1]["error"]["code"] == "bad_time"
     assert failed(client, "/predict", {"instances": [], "parameters": {"task": 3}})[2] == (

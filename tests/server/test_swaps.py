@@ -76,7 +76,7 @@ def replace(folder: Path, run: str, task: str) -> None:
 def probabilities(service: Service, task: str) -> np.ndarray:
     accepted: Any = service.accept(request(3), task=task)
     (found,) = service.answer([accepted])
-    values: np.ndarray = found.scores  # type: ignore[attr-defined]
+    values: np.ndarray = found.columns()["probabilities"]
     return values
 
 

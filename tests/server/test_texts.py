@@ -139,7 +139,8 @@ def test_a_score_does_not_wait_for_a_text(
     answered: Any = text.result(WAIT)
     assert "".join(pieces) == answered.texts[0]
     (expected,) = service.answer([score])
-    assert found.scores == pytest.approx(expected.scores, abs=2e-6)  # type: ignore[attr-defined]
+    probabilities = found.columns()["probabilities"]
+    assert probabilities == pytest.approx(expected.columns()["probabilities"], abs=2e-6)
 
 
 def test_many_texts_leave_slots_to_others(

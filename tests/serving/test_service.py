@@ -89,7 +89,7 @@ def test_one_batch_mixes_tasks_and_jobs(service: Service) -> None:
         assert_same(found, alone)
     # The tasks do differ.
     ctr, stars = (service.answer([accept(service, 1, t)])[0] for t in ("ctr", "stars"))
-    assert not np.allclose(ctr.scores, stars.scores, atol=1e-3)
+    assert not np.allclose(ctr.values["probabilities"], stars.values["probabilities"], atol=1e-3)
 
 
 def test_scores_do_not_depend_on_the_order_of_candidates(service: Service) -> None:
@@ -100,14 +100,14 @@ def test_scores_do_not_depend_on_the_order_of_candidates(service: Service) -> No
     texts, length = asked.text.candidates, service.model.settings.target_length
     packed = pack_texts(service.model.vocabulary, texts, length, length)
     assert 1 < len(packed.rows) <= len(texts) / 2  # several rows, several candidates in each
-    expected = service.answer([asked])[0].scores
+    expected = service.answer([asked])[0].values["probabilities"]
     # Farther apart than sums in another order: the ranks are the model's.
     assert np.diff(np.sort(expected)).min() > 2 * SAME["atol"]
     rng = np.random.default_rng(0)
     for _ in range(100):
         order = rng.permutation(len(ITEMS))
         shuffled = row | {"candidates": [ITEMS[index].id for index in order]}
-        found = service.answer([service.accept(shuffled, task="ctr")])[0].scores
+        found = service.answer([service.accept(shuffled, task="ctr")])[0].values["probabilities"]
         np.testing.assert_allclose(found, expected[order], **SAME)
         assert kendalltau(found, expected[order]).statistic == pytest.approx(1.0)
 
@@ -121,7 +121,9 @@ def test_short_histories_have_a_program_of_their_own(service: Service, folder: P
     for row in rows:
         asked = [one.accept(row, task="ctr") for one in (own, service)]
         found, expected = (s.answer([a])[0] for s, a in zip((own, service), asked, strict=True))
-        np.testing.assert_allclose(found.scores, expected.scores, atol=2e-5)
+        np.testing.assert_allclose(
+            found.values["probabilities"], expected.values["probabilities"], atol=2e-5
+        )
 
 
 def test_threads_get_the_answers_of_one_after_the_other(folder: Path) -> None:
@@ -167,8 +169,10 @@ def test_reranking_orders_what_was_found_as_the_evaluated_reranker_does(
         similarities = functools.partial(index.similarities, users)
         best = reranker.rerank([seen], [seen], top, similarities)
         expected = [ITEMS[n].id for n in best.ids[0][:10] if n >= 0]
-        assert list(found.item_ids) == expected
-        np.testing.assert_allclose(found.scores, best.scores[0][: len(expected)], atol=1e-4)
+        assert list(found.values["item_ids"]) == expected
+        np.testing.assert_allclose(
+            found.values["scores"], best.scores[0][: len(expected)], atol=1e-4
+        )
         assert found.items[0].title == ITEMS[best.ids[0][0]].attributes["title"]
 
 
