@@ -1,4 +1,4 @@
-"""Embeddings: from a registered task, from requests, and metrics against a loop over pairs."""
+"""Embeddings: from a registered task, and metrics against a loop over pairs."""
 
 import itertools
 import math
@@ -7,13 +7,11 @@ import numpy as np
 import pytest
 
 from m6rec_jax.data.getting.sources import DATA_DIR_VARIABLE
-from m6rec_jax.engine.model_folder import load_model
 from m6rec_jax.errors import DataError
 from m6rec_jax.evaluation.evaluator import Evaluator
 from m6rec_jax.jobs.retrieval import EmbeddingPredictions, EmbeddingsJob, uniformity
 from m6rec_jax.pipeline.registration import register_recommendation_tasks, task_info, unregister
 from tests.evaluation.small_model import small_model
-from tests.serving.served_films import request
 from tests.tasks import shop
 
 LENGTHS = {"inputs": 64, "targets": 24}
@@ -68,14 +66,3 @@ def test_metrics_equal_a_loop_over_pairs():
     assert found["alignment"] == pytest.approx(alignment, rel=1e-12)
     with pytest.raises(DataError, match="at least two items"):
         uniformity(vectors[:1])
-
-
-def test_requests_are_answered_with_the_users_vector(infer, served):
-    rows = [request(n) for n in range(5)]
-    found, rejected = infer(rows, "next", job="embeddings")
-    assert not rejected
-    model = load_model(served / "run")
-    assert len(found[0]["embedding"]) == model.model.config.prompts.retrieval_dim
-    np.testing.assert_allclose(
-        np.linalg.norm([row["embedding"] for row in found], axis=1), 1, rtol=1e-5
-    )
