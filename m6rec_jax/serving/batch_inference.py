@@ -235,6 +235,8 @@ def answer_file(
             if parts.finished:
                 log.info("%s is complete already", output)
                 return BatchReport(epath.Path(output), parts.totals)
+            if parts.start != start:
+                log.info("going on at row %s", f"{parts.start:,}")
             chunks, sent = itertools.tee(file.chunks(parts.start, chunk_size, end))
             with progress_bar(
                 total=end - start,
