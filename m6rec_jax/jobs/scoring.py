@@ -240,10 +240,10 @@ def baseline_metrics(
     def metrics(name: str, some: ScoringPredictions) -> dict[str, float]:
         return fitted.scoring_metrics(some.users, some.items, some.labels)[name]
 
+    of_all = fitted.scoring_metrics(predictions.users, predictions.items, predictions.labels)
     return {
-        name: metrics(name, predictions)
-        | metrics_apart(evaluation, predictions, functools.partial(metrics, name))
-        for name in fitted.scores(predictions.users, predictions.items)
+        name: values | metrics_apart(evaluation, predictions, functools.partial(metrics, name))
+        for name, values in of_all.items()
     }
 
 
