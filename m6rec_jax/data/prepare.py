@@ -27,7 +27,7 @@ import msgspec
 
 from m6rec_jax import __version__
 from m6rec_jax.data.dataset.reading import Dataset
-from m6rec_jax.data.dataset.schema import COUNT, SPEC_FILE, protocol_for
+from m6rec_jax.data.dataset.schema import SPEC_FILE, protocol_for
 from m6rec_jax.data.features import co_occurrence, ease
 from m6rec_jax.data.features import statistics as statistics_files
 from m6rec_jax.data.features.statistics_settings import StatisticsOptions
@@ -56,7 +56,7 @@ from m6rec_jax.data.store.prepared import (
     local_data_dir,
 )
 from m6rec_jax.errors import DataError
-from m6rec_jax.io.atomic import scratch_folder
+from m6rec_jax.io.atomic import put_in_place, scratch_folder
 from m6rec_jax.io.hashing import file_sha256
 from m6rec_jax.io.locks import locked_folder
 
@@ -143,8 +143,9 @@ def _prepare(
             counted = _counted(*read())
             if manifest.updates:
                 log.info("%s is prepared anew, and the parts of its updates go", folder)
-            for name in (MANIFEST, EVENTS, co_occurrence.FILE, ease.FILE):
-                _remove(folder / name)
+            for name in (MANIFEST, co_occurrence.FILE, ease.FILE):
+                (folder / name).unlink(missing_ok=True)
+            shutil.rmtree(folder / EVENTS, ignore_errors=True)
             manifest = msgspec.structs.replace(
                 counted, settings=settings, source=source, files=files
             )
@@ -174,38 +175,27 @@ def _prepare(
             targets[name] = target, made_of
             # Before its rows are replaced: killed in between, it counts as not prepared.
             manifest.views.pop(name, None)
-        if targets or not all((folder / n).exists() for n in (STATISTICS, EVENTS, CATALOGUE)):
+        counted_pairs = not views.COUNTED.isdisjoint({*manifest.views, *targets})
+        of_pairs = {co_occurrence.FILE, ease.FILE} if counted_pairs else set()
+        wanted = {STATISTICS, EVENTS, CATALOGUE} | of_pairs
+        missing = {name for name in wanted if not (folder / name).exists()}
+        if targets or missing:
             if (folder / MANIFEST).exists():
                 manifest.write(folder)
             events, assignment = read()
             held_out, shared = assignment.held_out, scratch / "shared"
             job = Job(scratch, dataset, split.visible_parts, options, statistics, held_out)
-            counted_pairs = not views.COUNTED.isdisjoint({*manifest.views, *targets})
-            counted_pairs &= not (folder / ease.FILE).is_file()
-            how = shared, counted_pairs, engine, progress
+            how = shared, bool(of_pairs & missing), engine, progress
             rendered, rates = run(job, events, manifest.shards, list(targets), *how)
             for name, (target, made_of) in targets.items():
                 rows = tfrecords.write_view(target, name, rendered[name])
                 negatives = rates if name == "groups" else {}
                 manifest.views[name] = ViewEntry(made_of, rows, options.max_events, negatives)
-            if not (folder / EVENTS).is_dir():
+            if EVENTS in missing:
                 (shared / EVENTS).mkdir()
                 events.save(shared / EVENTS / PREPARED_EVENTS)
-            put_in_place(shared, folder)
+            put_in_place({shared: folder})
         manifest.write(folder)
-
-
-def put_in_place(made: Path, folder: Path) -> None:
-    """Moves what lies in one folder into another, in place of what has the same name there."""
-    for path in list(made.iterdir()):
-        _remove(folder / path.name)
-        path.rename(folder / path.name)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    path.unlink(missing_ok=True)
 
 
 def _counted(events: EventTable, assignment: Assignment) -> Manifest:
@@ -224,12 +214,8 @@ def _counted(events: EventTable, assignment: Assignment) -> Manifest:
     protocol = spec.repeats or protocol_for(share)
     if spec.repeats is None and share:
         log.info(
-            "%.1f%% of the events are of an item that the user had before: such repeats %s "
-            '(say so in %s: "repeats": "%s")',
-            100 * share,
-            "count" if protocol == COUNT else "are ignored",
-            SPEC_FILE,
-            protocol,
+            '%.1f%% of the events repeat an item of their user; %s sets "repeats": "%s"',
+            *(100 * share, SPEC_FILE, protocol),
         )
     return Manifest(
         dataset=spec.name,

@@ -23,8 +23,6 @@ if TYPE_CHECKING:  # with DuckDB, which serving goes without
 log = logging.getLogger(__name__)
 # Views that are made unless others are named.
 VIEWS = ("groups", "next_items", "documents")
-# Behaviours of a history where no number is given, at least and at most.
-_HISTORY = (5, 30)
 
 
 @gin.configurable
@@ -60,18 +58,12 @@ class PrepareOptions:
             if value is not None and not least <= value <= most:
                 raise ConfigError(f"PrepareOptions.{name} = {value} must be from {least} to {most}")
 
-    @property
-    def history_length(self) -> int:
-        """`max_events`, where it is known: see `with_history_length`."""
-        assert self.max_events is not None
-        return self.max_events
-
     def with_history_length(self, counts: Mapping[str, Any]) -> PrepareOptions:
         """Options that say how many behaviours a history keeps; `counts` of the manifest."""
         if self.max_events is not None:
             return self
         mean = sum(counts["events"].values()) / max(counts["acting_users"], 1)
-        kept = min(max(round(2 * mean), _HISTORY[0]), _HISTORY[1])
+        kept = min(max(round(2 * mean), 5), 30)
         log.info(
             "histories keep the latest %d behaviours: users who act have %.1f events on average "
             "(PrepareOptions.max_events)",

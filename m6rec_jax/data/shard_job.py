@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import socket
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +29,8 @@ from m6rec_jax.data.splitting.negatives import Popularity, num_negatives
 from m6rec_jax.data.splitting.splits import PARTS
 from m6rec_jax.data.store import tfrecords, views
 from m6rec_jax.data.store.prepared import STATISTICS
-from m6rec_jax.io.mapped_arrays import open_arrays
+from m6rec_jax.errors import DataError
+from m6rec_jax.io.mapped_arrays import mapped_array, open_arrays
 from m6rec_jax.text.templates import DatasetTemplate
 
 
@@ -73,6 +75,16 @@ class Job:
     past: Past | None = None
     sizes: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int64))
 
+    def opened(self) -> Job:
+        """A copy for this process; raises DataError where its machine does not see the folders."""
+        for folder in (self.folder, self.dataset.directory):
+            if not folder.is_dir():
+                raise DataError(
+                    f"{folder} is not there on {socket.gethostname()}: all machines of a cluster "
+                    "must see the data set and the output, as on a mounted bucket or NFS"
+                )
+        return dataclasses.replace(self)
+
     # ---- what is looked up, read once and when it is needed
 
     @property
@@ -111,9 +123,8 @@ class Job:
         items = self.dataset.item_records
         return PastStatistics(self.settings, self.timeline, items, self.folder / "factors")
 
-    @cached_property
     def before(self) -> tuple[Statistics | None, int]:
-        """What an update need not count again, and of how many events."""
+        """What an update need not count again, and of how many events; not kept: it is large."""
         if self.past is None:
             return None, 0
         return Statistics.load(self.past.prepared / STATISTICS), self.past.num_events
@@ -130,6 +141,13 @@ class Job:
             events = pa.ipc.open_file(source).read_all().slice(start, int(self.sizes[shard]))
             at_least = self.settings.at_least
             return ShardEvents(events, self.timeline, self.visible_parts, at_least)
+
+    def answers(self, shard: int) -> np.ndarray | None:
+        """What pairs of items say of the candidates of 'groups' `[2, items]`, if it was asked."""
+        if not (self.folder / f"queries-{shard}").exists():
+            return None
+        answers, ends = open_arrays(self.folder, ("answers", "answer_ends"))
+        return answers[:, slice(*ends[self.shards.index(shard) :][:2])]
 
     def groups(self, bucket: ShardEvents, view: str) -> Groups:
         """Rows of a view, grouped."""
@@ -162,11 +180,11 @@ class Job:
 
     def fit_factors(self) -> None:
         """Fits the factors of all epochs to the windows of all users."""
-        before, num_events = self.before
+        before, num_events = self.before()
         self.everybody.fitted.fit(self.entries, before.fitted if before else None, num_events)
 
-    def ask(self, shard: int) -> NeighbourQueries:
-        """What the rows of 'groups' of a shard need to know of pairs of items, which join users."""
+    def ask(self, shard: int) -> None:
+        """Saves what a shard's rows of 'groups' ask of pairs of items, which join users."""
         rows = ShardRows(self, shard)
         number, bucket = self.everybody.item_number, rows.bucket
         groups = self.groups(bucket, "groups")
@@ -180,45 +198,47 @@ class Job:
         queries["window_low"], queries["window_high"] = windows.low, windows.high
         window = np.empty(len(positions), WINDOW)
         window["item"], window["value"] = number[bucket.item[positions]], bucket.worth[positions]
-        return NeighbourQueries(queries, number[candidates.items].astype(np.int32), window)
+        items = number[candidates.items].astype(np.int32)
+        NeighbourQueries(queries, items, window).save(self.folder / f"queries-{shard}")
 
-    def answer(self, numbers: slice) -> np.ndarray:
-        """What pairs of items say to groups; after the last groups, all pairs are saved.
+    def answer(self, numbers: slice) -> None:
+        """Saves what pairs of items say to groups `[2, items]`; after the last ones, all pairs.
 
         Args:
           numbers: of the groups, in the order of places.
-
-        Returns:
-          `[2, items]`, see `NeighbourCounts.answer`.
         """
         timeline, number = self.timeline, self.everybody.item_number
-        before, num_events = self.before
+        before, num_events = self.before()
         past = before.pairs.to_arrays() if before else None
         counts = NeighbourCounts(timeline, self.entries, number, self.settings, past, num_events)
+        del before, past
         queries = NeighbourQueries.open(self.folder / "queries")
         order = np.argsort(queries.groups["place"], kind="stable")
-        answers = list(counts.answer(queries, order[numbers].tolist()))
+        groups = queries.groups[order[numbers]]
+        ends = np.cumsum(groups["high"] - groups["low"]).tolist()
+        path = self.folder / f"answers-{numbers.start}.npy"
+        answers = mapped_array(path, np.float64, (2, ends[-1] if ends else 0))
+        for end, answer in zip(ends, counts.answer(queries, groups), strict=True):
+            answers[:, end - answer.shape[1] : end] = answer
         if numbers.stop == len(order):
             counts.advance(len(timeline.time))
             keys, counters = counts.pairs.to_arrays()
             np.savez(self.folder / "pairs.npz", keys=keys, counters=counters)
-        return np.concatenate([np.zeros((2, 0)), *answers], axis=1)
 
     def render(
-        self, shard: tuple[int, np.ndarray | None], names: Sequence[str]
+        self, shard: int, names: Sequence[str]
     ) -> tuple[list[tuple[str, tfrecords.ShardFile]], np.ndarray]:
         """Writes the rows of views `names`, a file of each part.
 
         Args:
-          shard: its number, and what pairs of items say of the candidates of 'groups'
-            `[2, items]`.
+          shard: its number.
           names: of the views.
 
         Returns:
           view and file, and how many negatives were drawn: see `NegativeSampler.drawn`.
         """
         files = []
-        rows = ShardRows(self, *shard)
+        rows = ShardRows(self, shard, self.answers(shard))
         for view in names:
             made = EVENT_VIEWS[view].rows(rows, self.groups(rows.bucket, view))
             columns = {
@@ -228,11 +248,11 @@ class Job:
             }
             records = list(tfrecords.examples(pa.table(columns), view))
             for part in np.unique(made.parts).tolist():
-                seed = [shard[0], part, EVENT_VIEWS[view].seed]
+                seed = [shard, part, EVENT_VIEWS[view].seed]
                 numbers = np.flatnonzero(made.parts == part)
                 numbers = np.random.default_rng(seed).permutation(numbers)
                 name = PARTS[part] if self.past is None else self.past.split
-                path = self.folder / f"{view}-{name}-{shard[0]}"
+                path = self.folder / f"{view}-{name}-{shard}"
                 some = map(records.__getitem__, numbers)
                 files.append((view, tfrecords.write_shard(path, name, some)))
         return files, rows.sampler.drawn

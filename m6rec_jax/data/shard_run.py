@@ -17,9 +17,9 @@ import dataclasses
 import functools
 import itertools
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -38,7 +38,7 @@ from m6rec_jax.data.splitting.splits import STATISTICS_PARTS
 from m6rec_jax.data.store.prepared import CATALOGUE, STATISTICS, write_catalogue
 from m6rec_jax.data.store.tfrecords import ShardFile
 from m6rec_jax.errors import DataError
-from m6rec_jax.io.mapped_arrays import mapped_array
+from m6rec_jax.io.mapped_arrays import mapped_array, open_arrays
 from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.io.workers import Processes, RayWorkers, Threads, Workers, num_processors
 
@@ -48,10 +48,6 @@ _SHARD_EVENTS = 50_000
 _SLICE_GROUPS = 20_000
 
 log = logging.getLogger(__name__)
-Piece = TypeVar("Piece")
-Result = TypeVar("Result")
-# The results of a step for pieces of work, in their order; the title is shown.
-Each = Callable[[str, Callable[[Job, Piece], Result], Sequence[Piece]], Iterator[Result]]
 
 
 def num_shards(num_events: int, num_users: int) -> int:
@@ -92,29 +88,25 @@ def run(
     workers, number = _workers(job, min(num_processors(), shards), engine)
     with workers:
 
-        def each(
-            title: str, step: Callable[[Job, Piece], Result], pieces: Sequence[Piece]
-        ) -> Iterator[Result]:
+        def each(title: str, step: Callable[[Job, Any], Any], pieces: Sequence[Any]) -> list[Any]:
+            """The results of a step for pieces of work, in their order; the title is shown."""
             results = workers.map(step, pieces)
-            yield from progress_bar(results, title, total=len(pieces), disable=not progress)
+            return list(progress_bar(results, title, total=len(pieces), disable=not progress))
 
-        counts = np.unique(np.concatenate(list(each("counting", Job.count, job.shards))))
+        counts = np.unique(np.concatenate(each("counting", Job.count, job.shards)))
         if job.settings.keeps_windows:
             job.write_entries()
-        fitted: Callable[[], None] = lambda: None  # noqa: E731
+        under_way = []
         if job.settings.has_factors:
             (job.folder / "factors").mkdir()
-            fitted = workers.begin(Job.fit_factors)
+            under_way.append(workers.begin(Job.fit_factors))
         if len(counts) and "groups" in names:
             _weigh_items(job, counts)
-        answers: Sequence[np.ndarray | None] = [None] * len(job.shards)
         if job.statistics.neighbours:
-            of_pairs = _answers(job, each, number, job.shards if "groups" in names else [])
-            answers = of_pairs or answers
-        fitted()
-        pieces = list(zip(job.shards, answers, strict=True))
-        render = functools.partial(Job.render, names=names)
-        rendered = list(each("rendering", render, pieces))
+            _answer(job, each, number, job.shards if "groups" in names else [])
+        for result in under_way:
+            result()
+        rendered = each("rendering", functools.partial(Job.render, names=names), job.shards)
     files: dict[str, list[ShardFile]] = {name: [] for name in names}
     for name, file in itertools.chain.from_iterable(of_shard for of_shard, _ in rendered):
         files[name].append(file)
@@ -139,29 +131,27 @@ def _workers(job: Job, number: int, engine: str) -> tuple[Workers[Job], int]:
     """Workers with a copy of the job each, and how many there are."""
     # Without the tables that the data set has read.
     bare = dataclasses.replace(job, dataset=dataclasses.replace(job.dataset))
-    make = functools.partial(dataclasses.replace, bare)
     if engine == "ray":
-        ray = RayWorkers("m6rec data prepare --engine ray", make, threads=1)
+        ray = RayWorkers("m6rec data prepare --engine ray", bare.opened, threads=1)
         return ray, ray.number
-    return (Processes(make, number) if number > 1 else Threads(job, threads=1)), number
+    return (Processes(bare.opened, number) if number > 1 else Threads(job, threads=1)), number
 
 
 def _sort_events(job: Job, events: EventTable, shards: int) -> np.ndarray:
     """Writes the timeline, and the events of the shards one by one; returns `Job.sizes`."""
     parts = (*STATISTICS_PARTS, *parts_of_users(job.visible_parts))
-    in_time = events.ordered("time, row", parts).read_all()
-    at_least = job.dataset.spec.label.at_least
-    timeline = Timeline.of(in_time, events.num_rows, len(job.held_out), at_least)
-    timeline.save(job.folder / "timeline")
-    del in_time, timeline
+    size = events.number(f"SELECT count(*) FROM events WHERE part IN {parts}")
+    in_time, at_least = events.ordered("time, row", parts), job.dataset.spec.label.at_least
+    sizes = size, events.num_rows, len(job.held_out)
+    Timeline.write(job.folder / "timeline", in_time, *sizes, at_least)
     batches = events.ordered(f"user % {shards}, user, time, row")
-    sizes = np.zeros(shards, np.int64)
+    of_shards = np.zeros(shards, np.int64)
     with pa.ipc.new_file(str(job.folder / "events.arrow"), batches.schema) as writer:
         for batch in batches:
-            sizes += np.bincount(batch["user"].to_numpy() % shards, minlength=shards)
+            of_shards += np.bincount(batch["user"].to_numpy() % shards, minlength=shards)
             writer.write_batch(batch)
     events.shrink()
-    return sizes
+    return of_shards
 
 
 def _weigh_items(job: Job, counts: np.ndarray) -> None:
@@ -181,32 +171,26 @@ def _weigh_items(job: Job, counts: np.ndarray) -> None:
     np.save(job.folder / "popularity_schedule.npy", epochs)
 
 
-def _answers(job: Job, each: Each, number: int, shards: Sequence[int]) -> list[np.ndarray]:
-    """Counts pairs of items by time slices, at most `number`; what they say to shards `[2, n]`."""
-    queries = list(each("asking", Job.ask, shards))
-    joined = NeighbourQueries.joined(queries)
-    joined.save(job.folder / "queries")
-    groups = joined.groups
+def _answer(job: Job, each: Callable[..., Any], number: int, shards: Sequence[int]) -> None:
+    """Counts pairs of items by time slices, at most `number`; saves what they say to shards.
+
+    Whatever grows with the number of rows lies in files that are mapped, not in memory.
+    """
+    each("asking", Job.ask, shards)
+    folders = [job.folder / f"queries-{shard}" for shard in shards]
+    groups = NeighbourQueries.join(job.folder / "queries", folders).groups
     order = np.argsort(groups["place"], kind="stable")
     number = min(number, 1 + len(order) // _SLICE_GROUPS)
     bounds = np.linspace(0, len(order), number + 1).astype(int).tolist()
     slices = [slice(*pair) for pair in itertools.pairwise(bounds)]
-    answers = mapped_array(job.folder / "answers.npy", np.float64, (2, len(joined.items)))
-    results = each("pairs of items by time slice", Job.answer, slices)
-    for numbers, answer in zip(slices, results, strict=True):
+    each("pairs of items by time slice", Job.answer, slices)
+    sizes = [len(NeighbourQueries.open(folder).items) for folder in folders]
+    np.save(job.folder / "answer_ends.npy", np.cumsum([0, *sizes]))
+    answers = mapped_array(job.folder / "answers.npy", np.float64, (2, sum(sizes)))
+    for numbers in slices:
         some = groups[order[numbers]]
+        (answer,) = open_arrays(job.folder, [f"answers-{numbers.start}"])
         answers[:, Ranges(some["low"], some["high"]).numbers] = answer
-    ends = np.cumsum([len(one.items) for one in queries])
-    return np.split(np.asarray(answers), ends, axis=1)[: len(queries)]
-
-
-def _counted(job: Job) -> tuple[np.ndarray, np.ndarray, int, CoOccurrence | None, int]:
-    """What `CoOccurrence.counted` takes: the events that count for everybody, in order of time."""
-    counted, past = np.flatnonzero(job.timeline.counted), job.past
-    events = job.timeline.user[counted], job.timeline.item[counted], len(job.held_out)
-    if past is None:
-        return *events, None, 0
-    return *events, CoOccurrence.load(past.prepared), past.num_events
 
 
 def _save_shared(job: Job, folder: Path, counted: bool) -> None:
@@ -226,10 +210,13 @@ def _save_shared(job: Job, folder: Path, counted: bool) -> None:
     statistics.save(folder / STATISTICS)
     attributes = job.dataset.items.select(list(job.dataset.spec.items.columns))
     texts = list(map(job.template.item, items))
-    counts = np.bincount(job.timeline.item[job.timeline.counted], minlength=len(items))
+    in_time = np.flatnonzero(job.timeline.counted)
+    events = job.timeline.user[in_time], job.timeline.item[in_time], len(items)
+    counts = np.bincount(events[1], minlength=len(items))
     write_catalogue(folder / CATALOGUE, items, attributes, texts, job.held_out, counts)
-    if counted:
-        events = _counted(job)
+    if counted and job.past is None:
         CoOccurrence.counted(*events).save(folder)
-        if job.past is None:
-            Ease.fitted(*events[:3]).save(folder)
+        Ease.fitted(*events).save(folder)
+    if counted and job.past is not None:
+        before = CoOccurrence.load(job.past.prepared)
+        CoOccurrence.counted(*events, before, job.past.num_events).save(folder)

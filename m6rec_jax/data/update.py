@@ -13,6 +13,7 @@ killed then leaves nothing that counts as prepared.
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 from pathlib import Path
 
@@ -23,7 +24,7 @@ import numpy as np
 from m6rec_jax.data.dataset.reading import Dataset
 from m6rec_jax.data.dataset.schema import SPEC_FILE
 from m6rec_jax.data.features.statistics_settings import StatisticsOptions
-from m6rec_jax.data.prepare import files_of, put_in_place, settings_of
+from m6rec_jax.data.prepare import files_of, settings_of
 from m6rec_jax.data.prepare_options import PrepareOptions, template_and_options, with_spec
 from m6rec_jax.data.rendering.event_views import EVENT_VIEWS
 from m6rec_jax.data.rendering.template_needs import check_texts
@@ -36,7 +37,7 @@ from m6rec_jax.data.store import tfrecords, views
 from m6rec_jax.data.store.manifest import MANIFEST, UpdateEntry, fingerprint
 from m6rec_jax.data.store.prepared import EVENTS, Prepared
 from m6rec_jax.errors import ConfigError, DataError
-from m6rec_jax.io.atomic import scratch_folder
+from m6rec_jax.io.atomic import put_in_place, scratch_folder, to_disk
 from m6rec_jax.io.buckets import in_bucket
 from m6rec_jax.io.locks import locked_folder
 
@@ -104,9 +105,8 @@ def _check_past(dataset: Dataset, files: Files, prepared: Prepared, settings: st
             f"templates and this split, {anew}"
         )
     for table, before in prepared.manifest.files.items():
-        there = dict(enumerate(files[table]))
         for place, then in enumerate(before):
-            if there.get(place) != then:
+            if files[table][place : place + 1] != [then]:
                 raise DataError(
                     f"{dataset.directory / then[0]} was prepared and has changed, is missing or "
                     f"has another place in the order of files: new {table} go into files of their "
@@ -133,7 +133,8 @@ def _add_split(
         held_out = splits.is_held_out(ids, **split.arguments())
     new_files = dataset.event_files[len(old.files["events"]) :]
     new = dataclasses.replace(dataset, event_files=new_files, after=old.last_time)
-    saved = scratch / f"{name}.parquet"
+    saved = scratch / EVENTS / f"{name}.parquet"
+    saved.parent.mkdir()
     with EventTable(new, scratch / "table") as events:
         base, part = split.base or split, str(TRAIN)
         if base.kind == "by_user":
@@ -154,24 +155,27 @@ def _add_split(
         events.give_parts(f"CASE WHEN row < {num_old} THEN {CONTEXT} ELSE {TRAIN} END")
         past = Past(name, old.counts["items"], num_old, folder)
         job = Job(scratch, dataset, splits.VISIBLE_PARTS, options, statistics, held_out, past)
-        names = []
-        for view, entry in old.views.items():
-            how = old.source, dataset.spec, options, statistics
-            if entry.fingerprint == EVENT_VIEWS[view].fingerprint(*how):
-                names.append(view)
-            else:
-                log.warning(
-                    "the view '%s' gets no new part: it was prepared with other settings than the "
-                    "last ones (prepare the views together)",
-                    view,
-                )
+        how = old.source, dataset.spec, options, statistics
+        made_of = {view: EVENT_VIEWS[view].fingerprint(*how) for view in old.views}
+        names = [view for view, entry in old.views.items() if entry.fingerprint == made_of[view]]
+        if others := sorted(made_of.keys() - names):
+            log.warning(
+                "%s: no new part; prepared with other settings than the last views",
+                ", ".join(others),
+            )
         counted, shared = not views.COUNTED.isdisjoint(old.views), scratch / "shared"
         rendered, _ = run(job, events, old.shards, names, shared, counted, progress=progress)
+    places = {shared: folder, saved.parent: folder / EVENTS}
+    for view, files_of_view in rendered.items():
+        target, made = prepared.tfds_folder(view), scratch / f"{view}-new"
+        made.mkdir()
+        info = json.loads((target / views.INFO).read_bytes())
+        old.views[view].rows |= tfrecords.add_splits(info, files_of_view, made)
+        places[made] = target
+    to_disk(*(path for made in places for path in made.rglob("*")))
     (folder / MANIFEST).unlink()
-    for view, of_view in rendered.items():
-        old.views[view].rows |= tfrecords.add_splits(prepared.tfds_folder(view), of_view)
-    saved.rename(folder / EVENTS / saved.name)
-    put_in_place(shared, folder)
+    to_disk(folder)
+    put_in_place(places)
     counts = {
         "users": dataset.users.num_rows,
         "items": dataset.items.num_rows,

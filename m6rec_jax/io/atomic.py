@@ -6,7 +6,8 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+import uuid
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from m6rec_jax.errors import CheckpointError, ConfigError
@@ -32,12 +33,13 @@ def atomic_file(path: Path) -> Iterator[Path]:
     if in_bucket(path):
         yield path
         return
-    # Processes that write the same file do not get into each other's way.
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    # Processes that write the same file, of several machines too, do not get into each other's way.
+    scratch = path.with_name(f".{path.name}.{uuid.uuid4()}.partial")
     try:
         yield scratch
         to_disk(scratch)
         scratch.replace(path)
+        to_disk(path.parent)
     finally:
         scratch.unlink(missing_ok=True)
 
@@ -90,6 +92,16 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
             folder.rename(Path(beside) / "old")
         made.rename(folder)
     to_disk(folder.parent)
+
+
+def put_in_place(folders: Mapping[Path, Path]) -> None:
+    """Moves what lies in folders into others, in place of what has the same name there."""
+    for made, folder in folders.items():
+        to_disk(*made.rglob("*"))
+        for path in sorted(made.iterdir()):
+            shutil.rmtree(folder / path.name, ignore_errors=True)
+            path.rename(folder / path.name)
+        to_disk(folder)
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ import functools
 import importlib.util
 import os
 import tempfile
+import uuid
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import cast
@@ -49,10 +50,8 @@ def path_of(path: str | os.PathLike[str]) -> Path:
 
 def check_bucket(path: str | os.PathLike[str]) -> None:
     """Raises CheckpointError where Orbax needs a package for a gs:// address, and it is missing."""
-    try:
-        there = importlib.util.find_spec("google.cloud.storage") is not None
-    except ModuleNotFoundError:  # not even google.cloud
-        there = False
+    packages = ("google", "google.cloud", "google.cloud.storage")  # a missing one ends the search
+    there = all(importlib.util.find_spec(package) for package in packages)
     if os.fspath(path).startswith("gs://") and not there:
         raise CheckpointError(
             f"{os.fspath(path)} is in a bucket, and checkpoints there need google-cloud-storage: "
@@ -85,7 +84,7 @@ def check_writable(folder: str | os.PathLike[str]) -> None:
     """
     if in_bucket(folder):
         with bucket_errors(folder, "written"):
-            trial = path_of(folder) / f".m6rec-{os.getpid()}"
+            trial = path_of(folder) / f".m6rec-{uuid.uuid4()}"
             trial.parent.mkdir(parents=True, exist_ok=True)
             trial.write_text("may be removed")
             trial.unlink()

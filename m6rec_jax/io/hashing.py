@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -16,8 +15,3 @@ def file_sha256(path: Path) -> str:
     """Of what a file holds."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def hash_files(paths: Iterable[Path]) -> hashlib._Hash:
-    """The SHA-256 object of the names and contents of files, to be added to."""
-    return hashlib.sha256("".join(f"{path.name}\0{file_sha256(path)}" for path in paths).encode())

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from m6rec_jax.errors import DataError
 from m6rec_jax.io.atomic import write_atomically
 
 LOCK_FILE, _PROGRESS = "lock", "progress.json"
+_NO_LOCKS = {errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL}  # of some disks
+
+log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -30,14 +35,24 @@ def locked_folder(folder: Path, doing: str) -> Iterator[None]:
       OSError: it cannot be written to.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with contextlib.ExitStack() as stack:
+    lock: BaseFileLock = FileLock(folder / LOCK_FILE, blocking=False)
+    try:
         try:
-            stack.enter_context(FileLock(folder / LOCK_FILE, blocking=False))
-        except Timeout as error:
-            raise DataError(
-                f"another process is {doing}; wait for it, or name another output"
-            ) from error
+            lock.acquire()
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            lock = SoftFileLock(folder / f"{LOCK_FILE}.soft", blocking=False)
+            log.warning("the disk has no locks: %s keeps others out (%s)", lock.lock_file, error)
+            lock.acquire()
+    except Timeout as error:
+        raise DataError(
+            f"another process is {doing}; wait for it, or name another output"
+        ) from error
+    try:
         yield
+    finally:
+        lock.release()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,4 +87,5 @@ def unfinished_folder(folder: Path, doing: str, made_of: list[Any]) -> Iterator[
         yield Unfinished(path, made_of)
         (path / _PROGRESS).unlink()
         path.rename(folder)
-        (folder / LOCK_FILE).unlink()
+        for file in folder.glob(f"{LOCK_FILE}*"):
+            file.unlink()

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
-import dataclasses
 import functools
 import itertools
 import logging
@@ -40,18 +39,6 @@ def num_processors() -> int:
     if hasattr(os, "sched_getaffinity"):  # Linux
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-class _Worker:
-    """The first piece makes what is costly, so that its errors arrive."""
-
-    def __init__(self, make: Callable[[], Any]) -> None:
-        self._make, self._lock = functools.cache(make), threading.Lock()
-
-    def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        with self._lock:
-            made = self._make()
-        return function(made, *arguments)
 
 
 class Workers(Generic[Made]):
@@ -99,16 +86,17 @@ class Threads(Workers[Made]):
         super().__init__(pool, lambda function, *arguments: function(made, *arguments), threads)
 
 
-_of_process: _Worker
+_made_here: Callable[[], Any]
 
 
 def _start(make: Callable[[], Any]) -> None:
-    global _of_process
-    _of_process = _Worker(make)
+    global _made_here
+    _made_here = functools.cache(make)
 
 
-def _run(*arguments: Any) -> Any:
-    return _of_process.run(*arguments)
+def _run(function: Callable[..., Any], *arguments: Any) -> Any:
+    # The first piece makes what is costly, so that its errors arrive.
+    return function(_made_here(), *arguments)
 
 
 class Processes(Workers[Made]):
@@ -123,32 +111,16 @@ class Processes(Workers[Made]):
         super().__init__(pool, _run, 2 * number)
 
 
-@gin.configurable
-@dataclasses.dataclass(frozen=True)
-class WorkerOptions:
-    """Processes of Ray.
-
-    Attributes:
-      resources: of Ray that each takes: `{'CPU': 4}`, `{'GPU': 1}`, `{'TPU': 4}`. As many are
-        started as the cluster has room for.
-    """
-
-    resources: Mapping[str, float] = dataclasses.field(default_factory=lambda: {"CPU": 1})
-
-    def fitting(self, nodes: Sequence[Mapping[str, float]]) -> int:
-        """How many workers run on nodes with these resources; ConfigError for not even one."""
-        amounts = {name: amount for name, amount in self.resources.items() if amount > 0}
-        room = sum(
-            min((int(node.get(name, 0) // amount) for name, amount in amounts.items()), default=0)
-            for node in nodes
-        )
-        if room < 1:
-            there = [{name: node.get(name, 0.0) for name in self.resources} for node in nodes]
-            raise ConfigError(
-                f"no worker fits into the cluster: WorkerOptions.resources = "
-                f"{dict(self.resources)}, and its nodes have {there}"
-            )
-        return room
+def fitting(resources: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) -> int:
+    """How many workers that take `resources` run on nodes; raises ConfigError for not even one."""
+    amounts = [(name, amount) for name, amount in resources.items() if amount > 0]
+    fits = [min((n.get(name, 0) // amount for name, amount in amounts), default=0) for n in nodes]
+    if number := int(sum(fits)):
+        return number
+    raise ConfigError(
+        f"no worker fits into the cluster: RayWorkers.resources = {dict(resources)}, and its nodes "
+        f"have {list(map(dict, nodes))}"
+    )
 
 
 def start_ray(command: str, object_store_bytes: int) -> Any:
@@ -168,11 +140,8 @@ def start_ray(command: str, object_store_bytes: int) -> Any:
         ) from error
     address = os.environ.get("RAY_ADDRESS")
     local = {"_node_ip_address": "127.0.0.1", "include_dashboard": False}
-    ray.init(
-        address=address or "local",
-        logging_level=logging.ERROR,
-        **({} if address else local | {"object_store_memory": object_store_bytes}),
-    )
+    options = {} if address else local | {"object_store_memory": object_store_bytes}
+    ray.init(address=address or "local", logging_level=logging.ERROR, **options)
     return ray
 
 
@@ -187,38 +156,46 @@ def set_up_process(settings: str, folder: str) -> None:
     gin.parse_config(settings)
 
 
-class _Actor(_Worker):
+class _Actor:
     def __init__(self, make: Callable[[], Any], settings: str, folder: str) -> None:
         set_up_process(settings, folder)
-        super().__init__(make)
+        self._lock = threading.Lock()
+        _start(make)
+
+    def run(self, *arguments: Any) -> Any:
+        with self._lock:
+            _made_here()
+        return _run(*arguments)
 
 
+@gin.configurable
 class RayWorkers(Workers[Made]):
-    """Actors of Ray, on this machine or the cluster that `RAY_ADDRESS` names (`WorkerOptions`).
+    """Actors of Ray, on this machine or the cluster that `RAY_ADDRESS` names.
 
-    One that dies is started again, elsewhere if need be, and its pieces are begun anew. In each,
-    `make` makes what functions are given, and so many `threads` work at a time. `number` counts the
-    workers.
+    As many are started as the cluster has room for, if each takes the `resources`: `{'CPU': 4}`,
+    `{'GPU': 1}`, `{'TPU': 4}`. One that dies is started again, elsewhere if need be, and its pieces
+    are begun anew. In each, `make` makes what functions are given, and so many `threads` work at a
+    time. `number` counts the workers.
 
     Raises:
       ConfigError: Ray is not installed for the `command`, or no worker fits into the cluster.
     """
 
-    def __init__(self, command: str, make: Callable[[], Made], threads: int = 2) -> None:
-        options = WorkerOptions()
+    def __init__(
+        self,
+        command: str,
+        make: Callable[[], Made],
+        threads: int = 2,
+        resources: Mapping[str, float] = {"CPU": 1},
+    ) -> None:
         self._ray = start_ray(command, 512 << 20)
         nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
-        self.number = options.fitting(nodes)
+        self.number = fitting(resources, nodes)
         self.most = 4 * self.number
-        resources = dict(options.resources)
-        actor = self._ray.remote(
-            num_cpus=resources.pop("CPU", 0),
-            num_gpus=resources.pop("GPU", 0),
-            resources=resources,
-            max_restarts=-1,
-            max_task_retries=_RETRIES,
-            max_concurrency=threads,
-        )(_Actor)
+        others = dict(resources)
+        taken = {"num_cpus": others.pop("CPU", 0), "num_gpus": others.pop("GPU", 0)}
+        tried = {"max_restarts": -1, "max_task_retries": _RETRIES, "max_concurrency": threads}
+        actor = self._ray.remote(**taken, **tried, resources=others)(_Actor)
         actors = [actor.remote(make, gin.config_str(), os.getcwd()) for _ in range(self.number)]
         self._actors = itertools.cycle(actors)
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import tensorflow_datasets as tfds
 
 from m6rec_jax.data.splitting.splits import PART_NAMES, STATISTICS_PARTS
 from m6rec_jax.data.store.prepared import Prepared
+from m6rec_jax.data.store.tfrecords import read_shards
+from m6rec_jax.errors import DataError
 from m6rec_jax.pipeline.registration import TaskInfo
-from m6rec_jax.pipeline.source import PreparedSource, python_value, steady_options
 
 
 class Interactions(NamedTuple):
@@ -26,16 +25,16 @@ class Interactions(NamedTuple):
 def read_rows(
     prepared: Prepared, view: str, part: str, columns: Sequence[str] | None = None
 ) -> Iterator[dict[str, Any]]:
-    """Rows of a view (of `store.views.COLUMNS`) as str, int, float, lists of str, numpy arrays.
+    """Rows of a view, as `store.tfrecords.read_shards` gives them.
 
     Raises:
-      DataError: the view or the part is not prepared, or has no such column.
+      DataError: the view or the part is not prepared.
     """
-    prepared.num_rows(view)
-    source = PreparedSource(functools.partial(prepared.tfds_folder, view))
-    dataset = source.get_dataset(part, shuffle=False, columns=columns)
-    for row in tfds.as_numpy(dataset.with_options(steady_options())):
-        yield {name: python_value(value) for name, value in row.items()}
+    if part not in (rows := prepared.num_rows(view)):
+        raise DataError(
+            f"the view {view!r} of {prepared.folder} has no split '{part}', only {', '.join(rows)}"
+        )
+    return read_shards(prepared.tfds_folder(view), view, part, columns)
 
 
 def interactions(prepared: Prepared, part: str) -> Interactions:

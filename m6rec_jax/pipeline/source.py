@@ -148,9 +148,8 @@ class PreparedSource(seqio.DataSource):
         shuffle: bool = True,
         seed: int | None = None,
         shard_info: seqio.ShardInfo | None = None,
-        columns: Sequence[str] | None = None,
     ) -> tf.data.Dataset:
-        """Rows of a split as `{column: tensor}`, of some `columns` or all of them.
+        """Rows of a split as `{column: tensor}`.
 
         Raises:
           DataError: no such split, or a shard without a row to repeat.
@@ -168,7 +167,6 @@ class PreparedSource(seqio.DataSource):
         dataset = self.builder.as_dataset(
             split=functools.reduce(operator.add, instructions),
             shuffle_files=shuffle,
-            decoders=tfds.decode.PartialDecoding(list(columns)) if columns else None,
             read_config=tfds.ReadConfig(
                 shuffle_seed=seed,
                 skip_prefetch=True,

@@ -123,7 +123,7 @@ def infer_requests(
       shard: which part to answer, so that several commands share the work: of one file its rows,
         which may be none, and the output's name says which; of several files every
         `shard.count`-th.
-      engine: 'process': this one; 'ray': workers of Ray, see `io.workers.WorkerOptions` (gin).
+      engine: 'process': this one; 'ray': workers of Ray, see `io.workers.RayWorkers` (gin).
       progress: whether to show a bar.
 
     Returns:

@@ -13,8 +13,8 @@ import numpy as np
 from m6rec_jax.checkpoints.bert import read_bert
 from m6rec_jax.checkpoints.huggingface import WEIGHTS_FILE
 from m6rec_jax.data.getting.sources import default_cache_dir
+from m6rec_jax.data.store.manifest import fingerprint
 from m6rec_jax.errors import CheckpointError
-from m6rec_jax.io.hashing import hash_files
 from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.model.bert import sentence_vectors
 from m6rec_jax.objectives.sentences import (
@@ -57,7 +57,7 @@ class SentenceEncoder:
                 "that are asked for (SentenceDistillation.max_tokens)"
             )
         self.width, self._most = config.hidden_size, most
-        self.fingerprint = hash_files([folder / WEIGHTS_FILE, folder / _VOCABULARY]).hexdigest()
+        self.fingerprint = fingerprint(files=[folder / WEIGHTS_FILE, folder / _VOCABULARY])
         self._weights = jax.device_put(weights)
         self._tokens = sentence_tokenizer(folder, max_tokens)
         self._run = jax.jit(lambda weights, ids: sentence_vectors(config, weights, ids, ids > 0))

@@ -188,6 +188,12 @@ def test_restart_does_only_what_is_missing(write_shop, tmp_path, monkeypatch) ->
     assert changed.num_rows("groups")["train"] == 16
     run(folder, out, views=("groups", "next_items"), group_size=2)
     assert rendered.pop() == ("next_items",)
+    for name in ("co_occurrence.npz", "ease.npz"):
+        path = changed.folder / name
+        before = path.read_bytes()
+        path.unlink()
+        run(folder, out, views=("groups", "next_items"), group_size=2)
+        assert (rendered.pop(), path.read_bytes()) == ((), before)
     (changed.tfds_folder("groups") / "dataset_info.json").unlink()
     run(folder, out, views=("groups", "documents"), group_size=2)
     assert rendered.pop() == ("groups",)
@@ -220,7 +226,7 @@ def test_restart_does_only_what_is_missing(write_shop, tmp_path, monkeypatch) ->
     prepared = run(folder, out, views=("groups",))
     assert set(prepared.manifest.views) == {"groups"}
     assert not any((prepared.folder / name).exists() for name in counted)
-    with pytest.raises(DataError, match="prepared with the views next_items,"):
+    with pytest.raises(DataError, match=r"is missing; .* with the view 'next_items'"):
         prepared.co_occurrence()
     assert prepared.manifest.counts["events"] == {"train": 32, "validation": 4, "test": 8}
     (prepared.folder / MANIFEST).write_text("{", encoding="utf-8")

@@ -80,9 +80,7 @@ def test_a_scorer_of_the_statistics_comes_near_the_best_possible(
 ) -> None:
     with caplog.at_level(logging.INFO):
         prepared = prepared_shop(shop, write_shop, tmp_path / "out", None)
-    assert re.search(
-        r"[45]\d\.\d% of the events are .* such repeats count .*\"count\"", caplog.text
-    )
+    assert re.search(r"[45]\d\.\d% of the events repeat .*\"count\"", caplog.text)
     assert prepared.repeats_count
     assert prepared.outcome_words() == ("not chosen", "chosen")  # the template has none
     train = candidates(shop, prepared, "train")

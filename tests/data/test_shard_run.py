@@ -14,7 +14,6 @@ from m6rec_jax.data.dataset.reading import Dataset
 from m6rec_jax.data.features import neighbours
 from m6rec_jax.data.features.co_occurrence import CoOccurrence
 from m6rec_jax.data.features.statistics_settings import StatisticsOptions
-from m6rec_jax.data.prepare import put_in_place
 from m6rec_jax.data.prepare_options import PrepareOptions
 from m6rec_jax.data.shard_job import Job
 from m6rec_jax.data.shard_run import run
@@ -22,6 +21,8 @@ from m6rec_jax.data.splitting import negatives
 from m6rec_jax.data.splitting.event_table import EventTable
 from m6rec_jax.data.splitting.splits import PARTS, STATISTICS_PARTS, Split
 from m6rec_jax.data.store import tfrecords, views
+from m6rec_jax.errors import DataError
+from m6rec_jax.io.atomic import put_in_place
 from tests.data.conftest import TEMPLATE, UNLABELLED_TEMPLATE
 from tests.data.view_fold import ViewFold, events_in_order
 
@@ -127,7 +128,7 @@ class Both:
             job = Job(scratch, dataset, parsed.visible_parts, *settings)
             shared = folder / "shared"
             files, self.rates = run(job, events, num_shards, list(options.views), shared, True)
-            put_in_place(shared, folder)
+            put_in_place({shared: folder})
         for view, of_view in files.items():
             tfrecords.write_view(folder / view / "1.0.0", view, of_view)
         shutil.rmtree(scratch)
@@ -265,3 +266,12 @@ def test_parts_of_any_kind(write_shop, tmp_path: Path) -> None:
         patch.setattr(EventTable, "_part_sql", lambda events, _: events.lookup("row", codes))
         Both(dataset, split.name, tmp_path, options).compare()
     assert np.isin(STATISTICS_PARTS, codes).all()
+
+
+def test_a_machine_that_does_not_see_the_folders_says_so(write_shop, tmp_path: Path) -> None:
+    """Under Ray, where nothing but the job travels to a worker."""
+    dataset, gone = Dataset.open(write_shop(random_log(0))), tmp_path / "gone"
+    options = PrepareOptions(), StatisticsOptions(), np.zeros(NUM_ITEMS, bool)
+    assert Job(tmp_path, dataset, {}, *options).opened().folder == tmp_path
+    with pytest.raises(DataError, match=f"{gone} is not there on "):
+        Job(gone, dataset, {}, *options).opened()

@@ -4,6 +4,9 @@ import itertools
 import json
 import logging
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,18 +16,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from m6rec_jax.data import shard_run
 from m6rec_jax.data import update as update_module
 from m6rec_jax.data.dataset.reading import Dataset
 from m6rec_jax.data.features import neighbours
 from m6rec_jax.data.features.co_occurrence import CoOccurrence
+from m6rec_jax.data.features.statistics import DESCRIPTION, FORMAT
 from m6rec_jax.data.features.statistics_settings import StatisticsOptions
 from m6rec_jax.data.prepare import prepare
 from m6rec_jax.data.prepare_options import PrepareOptions
 from m6rec_jax.data.splitting import negatives, splits
 from m6rec_jax.data.splitting.event_table import Assignment, assign
 from m6rec_jax.data.splitting.splits import CONTEXT, EXCLUDED, STATISTICS_PARTS, TRAIN, Split
-from m6rec_jax.data.store.manifest import MANIFEST, fingerprint
+from m6rec_jax.data.store.manifest import fingerprint
 from m6rec_jax.data.store.prepared import STATISTICS, Prepared
 from m6rec_jax.data.update import update
 from m6rec_jax.errors import DataError
@@ -352,6 +355,14 @@ def test_what_is_refused(write_shop) -> None:
     refused(r"events-1\.parquet, row 1, column 'time'.* not later than 901")
     rewrite(days, new.name, item_id=["i10", "i77", "i3"])
     refused(r"events-1\.parquet, row 1, .*'i77'")
+    same = {"user_id": ["u0"] * 3, "item_id": ["i1"] * 3, "time": [2e3] * 3}
+    rewrite(days, new.name, **same, rating=[4.0, 4.0, 5.0])
+    refused("rows 0 and 1 of the events are the same event")
+    statistics = days.prepared.folder / STATISTICS / DESCRIPTION
+    written = statistics.read_text()
+    statistics.write_text(written.replace(FORMAT, "m6rec-statistics-1"))
+    refused("format 'm6rec-statistics-1'")
+    statistics.write_text(written)
     for changed in (
         {"label": {"at_least": 3}},
         {"repeats": "count"},
@@ -375,24 +386,55 @@ def test_views_of_other_settings_get_no_part(write_shop, caplog) -> None:
     days.add(1)
     with caplog.at_level(logging.WARNING):
         prepared = days.update()
-    assert "the view 'groups' gets no new part" in caplog.text
+    assert "groups: no new part" in caplog.text
     assert "update_1" not in prepared.num_rows("groups")
     assert prepared.num_rows("next_items")["update_1"] == 2
 
 
-def test_an_update_that_is_killed(write_shop, monkeypatch) -> None:
+# Ends without any clean-up where a file or folder is to be renamed once more than so often.
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from m6rec_jax.data.update import update
+rename, left = Path.rename, iter(range(int(sys.argv[3])))
+def killed(path, target):
+    next(left, None) is None and os.kill(os.getpid(), signal.SIGKILL)
+    return rename(path, target)
+Path.rename = killed
+update(sys.argv[1], sys.argv[2], progress=False)
+"""
+
+
+def test_an_update_that_is_killed(write_shop) -> None:
     """Before files take their places, nothing has changed; then, nothing counts as prepared."""
     days = simple(write_shop)
     days.add(1)
-    for step, there in (("_save_shared", True), ("put_in_place", False)):
-        module = shard_run if there else update_module
-        with monkeypatch.context() as patch:
-            patch.setattr(module, step, None)
-            with pytest.raises(TypeError):
-                days.update()
-        assert (days.prepared.folder / MANIFEST).exists() == there
+    before = days.prepared.manifest
+    for renamed in (0, 3):
+        command = [sys.executable, "-c", KILLED, str(days.folder), str(days.out), str(renamed)]
+        assert subprocess.run(command).returncode == -signal.SIGKILL
+        assert (days.prepared.folder / "unfinished").exists()
+        if not renamed:
+            assert Prepared.open(days.out, "shop", days.split).manifest == before
+            assert not list(days.out.rglob("*update_1*.tfrecord-*-of-*"))
     with pytest.raises(DataError, match=r"holds no prepared 'shop"):
         days.update()
     prepared = prepare(days.folder, days.out, days.split, days.options, progress=False)
     assert len(prepared.catalogue().items) == 11
     assert not list(prepared.tfds_folder("groups").glob("*update_1*"))
+
+
+def test_what_comes_during_an_update_is_not_taken_for_prepared(write_shop, monkeypatch) -> None:
+    days = simple(write_shop)
+    days.add(1)
+    path, whole_run = days.folder / "events-1.parquet", update_module.run
+
+    def late(*arguments, **options):
+        table = pq.read_table(path)
+        pq.write_table(pa.concat_tables([table, table.slice(0, 1)]), path)
+        return whole_run(*arguments, **options)
+
+    monkeypatch.setattr(update_module, "run", late)
+    assert days.update().manifest.counts["events"]["update_1"] == 3
+    with pytest.raises(DataError, match=r"events-1\.parquet was prepared and has changed"):
+        days.update()

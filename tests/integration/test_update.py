@@ -23,7 +23,6 @@ TRAIN_STEPS = 2
 """
 COMMANDS = {
     "nothing": ["data", "update", "shop"],
-    "overlap": ["data", "update", "overlap"],
     "updated": ["data", "update", "day", "--gin_file", "prepare.gin"],
     "again": ["data", "update", "day", "--gin_file", "prepare.gin"],
     "train": ["train", "--gin_file", "update.gin", "--gin.MODEL_DIR=today"],
@@ -46,17 +45,16 @@ def folder(shop_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = shutil.copytree(shop_run, tmp_path_factory.mktemp("user") / "shop_run")
     (folder / "eval.gin").write_text(EVAL)
     (folder / "update.gin").write_text(UPDATE)
-    for name, events in (("day", EVENTS), ("overlap", EVENTS.replace("04-01T09", "03-01T09"))):
-        shop = shutil.copytree(folder / "shop", folder / name)
-        spec = json.loads((shop / "dataset.json").read_text())
-        for table in ("users", "items", "events"):
-            spec[table]["file"] = f"{table}*.csv"
-        (shop / "dataset.json").write_text(json.dumps(spec))
-        (shop / "events_2.csv").write_text(events)
-        (shop / "users_2.csv").write_text("customer,age,city,interests\nfay,40,Oslo,tea\n")
-        (shop / "items_2.csv").write_text(
-            "sku,name,price,kinds,in_stock\n0099,Teapot of glass,19.5,tea,true\n"
-        )
+    shop = shutil.copytree(folder / "shop", folder / "day")
+    spec = json.loads((shop / "dataset.json").read_text())
+    for table in ("users", "items", "events"):
+        spec[table]["file"] = f"{table}*.csv"
+    (shop / "dataset.json").write_text(json.dumps(spec))
+    (shop / "events_2.csv").write_text(EVENTS)
+    (shop / "users_2.csv").write_text("customer,age,city,interests\nfay,40,Oslo,tea\n")
+    (shop / "items_2.csv").write_text(
+        "sku,name,price,kinds,in_stock\n0099,Teapot of glass,19.5,tea,true\n"
+    )
     return folder
 
 
@@ -96,9 +94,3 @@ def test_it_is_compared_with_the_run_before(folder: Path, ran: dict[str, Finishe
     # The run before on what came after it.
     out = succeeded(ran["eval of the day"])
     assert json.loads(out[out.index("{") :])["num_examples"] >= 4
-
-
-def test_an_event_of_the_past_is_refused(ran: dict[str, Finished]) -> None:
-    message = failed(ran["overlap"])
-    for word in ("events_2.csv, row 1", "bought_at", "is not later than", "data prepare"):
-        assert word in message

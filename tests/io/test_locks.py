@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 from pathlib import Path
 
 import pytest
 
 from m6rec_jax.errors import DataError
-from m6rec_jax.io.locks import locked_folder
+from m6rec_jax.io.locks import locked_folder, unfinished_folder
 
 
 def test_the_second_is_kept_out_until_the_first_has_left(tmp_path: Path) -> None:
@@ -17,3 +19,19 @@ def test_the_second_is_kept_out_until_the_first_has_left(tmp_path: Path) -> None
         pass
     with locked_folder(folder, "busy there"):
         pass
+
+
+def test_on_a_disk_without_locks_a_file_keeps_the_second_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in (errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL):
+
+        def flock(descriptor: int, operation: int, number: int = number) -> None:
+            raise OSError(number, "no locks")
+
+        monkeypatch.setattr(fcntl, "flock", flock)
+        test_the_second_is_kept_out_until_the_first_has_left(tmp_path / str(number))
+        assert str(tmp_path / str(number)) in caplog.text
+        with unfinished_folder(tmp_path / f"made-{number}", "writing", []) as unfinished:
+            unfinished.record(1)
+        assert not list((tmp_path / f"made-{number}").iterdir())

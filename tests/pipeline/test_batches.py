@@ -168,15 +168,6 @@ def test_input_processes_change_no_batch_and_no_state(number_data, tmp_path, mon
     bad.close()
 
 
-def test_rewinds_an_iterator_in_use(number_tasks):
-    iterator = make(number_tasks[0])
-    take(iterator, 3)
-    states = iterator.state_dict()
-    expected = take(iterator, 9)
-    iterator.load_state_dict(states)
-    assert_equal(take(iterator, 9), expected)
-
-
 def test_resumes_on_another_number_of_processes(number_tasks):
     def processes(count):
         return [

@@ -71,11 +71,6 @@ def test_every_document_survives_whole_and_in_bounds(documents):
     assert sorted(found) == list(range(len(documents)))
 
 
-def test_short_documents_share_rows():
-    packed = pack_rows(window_of([(4, 2, 0, 0)] * 9), LENGTHS)
-    assert len(packed["task_ids"]) == 3
-
-
 def test_first_fit_uses_both_dimensions():
     assert first_fit([(5, 1), (5, 8), (2, 1)], (12, 8)) == [[1], [0, 2]]
 

@@ -1,7 +1,6 @@
 """Preprocessors: rows equal those of text.rows, token by token."""
 
 import functools
-import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -173,13 +172,6 @@ def test_outcome_rows(shop_views, shop_vocabulary, vocabulary):
     assert len(seen) == 2
 
 
-def test_outcomes_of_purchases():
-    """They have no values, as sampled negatives have none, of which nothing is to be said."""
-    ratings, labels = [math.nan, math.nan, 4.0, 1.0], [1, 0, 1, 0]
-    found = outcomes_in_words(ratings, labels, lambda value: f"rated {value:g}")
-    assert found == ["rated nan", "", "rated 4", "rated 1"]
-
-
 @given(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6))
 def test_outcomes_begin_at_their_thresholds(threshold: float, value: float) -> None:
     """Values are kept as float32, and thresholds are not."""
@@ -238,25 +230,6 @@ def test_word_dropout_is_for_items_in_training(shop_views, vocabulary):
         )
 
 
-def test_jobs_differ_by_their_names():
-    """Not by their index in a mixture: rows in saved states outlive changes of it."""
-    assert row_layout.job_id("movielens_100k_retrieval") == 338482795
-    for known in ("book_crossing_retrieval", "movielens_100k_ctr"):
-        assert row_layout.job_id(known) >= 0
-        assert row_layout.job_id(known) != 338482795
-
-
 def test_wrong_view_is_named(shop_views, vocabulary):
     with pytest.raises(ConfigError, match=r"have no column 'history'.*right view"):
         run(shop_views, "documents", preprocessors.scoring_rows, vocabulary=vocabulary)
-
-
-def test_seqio_vocabulary(shop_vocabulary, vocabulary):
-    text = "liked Film A, comedy"
-    assert vocabulary.encode(text) == shop_vocabulary.encode(text)
-    ids = vocabulary.encode(text)
-    assert vocabulary.decode([*ids, 1]) == text
-    assert vocabulary.vocab_size == shop_vocabulary.size
-    assert vocabulary == SeqioVocabulary(vocabulary._load)
-    assert vocabulary == SeqioVocabulary(lambda: shop_vocabulary)
-    assert vocabulary != seqio.PassThroughVocabulary(10)

@@ -31,30 +31,27 @@ def test_every_task_has_the_row_that_gin_gives() -> None:
     assert {task: prompt_row(task, 3) for task in TASKS} == ids
 
 
-def test_a_task_without_a_row() -> None:
-    with pytest.raises(ConfigError, match="'shop_ctr'"):
-        check_prompt_rows(TASKS, 3)
-    with pytest.raises(ConfigError, match="'shop_ctr'"):
-        prompt_row("shop_ctr", 2)
-    with pytest.raises(ConfigError, match="'shop_next'"):
-        check({"shop_ctr": 0, "shop_stars": 1}, 2)
-    # Wherever a row is looked up.
-    with pytest.raises(ConfigError, match="'shop_next'"):
-        prompt_row("shop_next")
-
-
-def test_a_name_that_no_task_has() -> None:
-    with pytest.raises(ConfigError, match=r"names 'shop_nxt', but .* \(did you mean 'shop_next'"):
-        check({"shop_ctr": 0, "shop_stars": 1, "shop_next": 2, "shop_nxt": 2}, 3)
-
-
 def test_rows_of_tasks_that_are_not_trained_now(monkeypatch: pytest.MonkeyPatch) -> None:
     """The gin file of a bank also serves a run, or an evaluation, of one of its tasks."""
     monkeypatch.setattr(seqio.TaskRegistry, "names", lambda: TASKS)
     check({"shop_ctr": 0, "shop_stars": 1, "shop_next": 2}, 3, ("shop_stars",))
 
 
-@pytest.mark.parametrize("row", [2, -1, True, "0", 1.0])
-def test_a_row_that_the_bank_has_not(row: Any) -> None:
-    with pytest.raises(ConfigError, match=f"gives 'shop_ctr' the row {row!r}"):
-        check({"shop_ctr": row, "shop_stars": 1}, 2, TASKS[:2])
+@pytest.mark.parametrize(
+    ("ids", "num_tasks", "message"),
+    [
+        (None, 3, "'shop_ctr'"),
+        ({"shop_ctr": 0, "shop_stars": 1}, 2, "'shop_next'"),
+        (
+            dict(zip((*TASKS, "shop_nxt"), range(4), strict=True)),
+            4,
+            r"'shop_nxt', but .* mean 'shop_next'",
+        ),
+        *(({"shop_ctr": row}, 2, f"'shop_ctr' the row {row!r}") for row in (2, -1, True, "0", 1.0)),
+    ],
+)
+def test_rows_that_are_missing_or_that_the_bank_has_not(
+    ids: Mapping[str, Any] | None, num_tasks: int, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check(ids, num_tasks)

@@ -58,7 +58,7 @@ def best_aux(targets, predictions, aux_values):
 
 @pytest.fixture(scope="module")
 def names(tmp_path_factory):
-    """Tasks over equal rows by source, one whose rows are dropped and doubled, a mixture 3:1."""
+    """Tasks over equal rows by source, one whose rows are dropped and doubled."""
     folder = tmp_path_factory.mktemp("seqio")
     lines = {split: [line(split, n) for n in range(size)] for split, size in ROWS.items()}
     texts = (text for rows in lines.values() for row in rows for text in row.split("\t"))
@@ -94,9 +94,8 @@ def names(tmp_path_factory):
             postprocess_fn=last_word,
             metric_fns=[same, mean_score, best_aux],
         )
-    seqio.MixtureRegistry.add("three_to_one", [("one_file", 3), ("function", 1)])
     yield tuple(sources)
-    unregister([*sources, "three_to_one"])
+    unregister([*sources])
 
 
 def texts_of(name, batch):
@@ -139,13 +138,6 @@ def test_every_row_is_in_one_shard_and_a_run_resumes(names, source, num_shards):
             np.testing.assert_array_equal(values, batch[feature])
 
 
-def test_a_mixture_follows_its_rates(names):
-    iterator = BatchIterator("three_to_one", LENGTHS, 8, num_shards=1)
-    jobs = np.concatenate([next(iterator)["decoder_job_ids"][:, 0] for _ in range(60)])
-    shares = sorted(np.unique(jobs, return_counts=True)[1] / len(jobs))
-    assert shares == pytest.approx([0.25, 0.75], abs=0.06)
-
-
 @pytest.mark.parametrize(("processes", "sample"), [(1, 0), (3, 0), (3, 6)])
 def test_sizes_that_nobody_says_are_counted_after_preprocessing(names, processes, sample):
     parts = [
@@ -165,11 +157,6 @@ def test_sizes_that_nobody_says_are_counted_after_preprocessing(names, processes
     assert sorted(np.concatenate(real)) == list(range(total)), "rows are known by number"
     assert len({len(batches) for batches in parts}) == 1
     assert len(find_provider("changed").examples("validation", LENGTHS, total)) == total
-
-
-def test_a_sample_of_a_size_that_nobody_says_reads_no_more_than_it_needs(names):
-    batches = EvaluationBatches("one_file", LENGTHS, 4, split="train", sample=4)
-    assert batches.read_rows == 4
 
 
 def test_metrics_are_those_of_seqio(names):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from m6rec_jax.errors import ConfigError, DataError, M6RecError
-from m6rec_jax.io.workers import Processes, RayWorkers, Threads, WorkerOptions
+from m6rec_jax.io.workers import Processes, RayWorkers, Threads, fitting
 from m6rec_jax.serving.batch_inference import infer_requests
 from m6rec_jax.serving.build_index import build_index
 from tests.serving import served_films
@@ -71,10 +71,9 @@ def test_processes_that_die_lose_nothing(ray_workers: Any) -> None:
 
 
 def test_a_cluster_without_room() -> None:
-    options = WorkerOptions({"GPU": 2})
-    assert options.fitting([{"CPU": 8.0, "GPU": 5.0}, {"GPU": 1.0}]) == 2
-    with pytest.raises(ConfigError, match=r"resources = {'GPU': 2}, and its nodes have .*'GPU': 0"):
-        options.fitting([{"CPU": 8.0}])
+    assert fitting({"GPU": 2}, [{"CPU": 8.0, "GPU": 5.0}, {"GPU": 1.0}]) == 2
+    with pytest.raises(ConfigError, match=r"resources = {'GPU': 2}, and its nodes have .*'CPU': 8"):
+        fitting({"GPU": 2}, [{"CPU": 8.0}])
 
 
 def test_files_and_indexes_are_the_same_by_ray(served: Path, tmp_path: Path) -> None:

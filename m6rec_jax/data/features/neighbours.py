@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from pathlib import Path
+from typing import NamedTuple, Self
 
 import numpy as np
 from scipy import sparse
@@ -17,6 +18,7 @@ from scipy import sparse
 from m6rec_jax.data.features.statistics_settings import StatisticsSettings
 from m6rec_jax.data.features.timeline import MappedArrays, Timeline, sums_before
 from m6rec_jax.data.features.windows import WindowEntries
+from m6rec_jax.io.mapped_arrays import mapped_array
 
 # Up to so many items the two counters are square arrays (4,096² × 2 × 4 bytes = 134 MB).
 DENSE_ITEMS = 4_096
@@ -167,21 +169,21 @@ class NeighbourQueries(MappedArrays):
     window: np.ndarray
 
     @classmethod
-    def joined(cls, pieces: Sequence[NeighbourQueries]) -> NeighbourQueries:
-        """Puts pieces one after the other."""
-        items = sums_before(np.asarray([len(piece.items) for piece in pieces], np.int64))
-        windows = sums_before(np.asarray([len(piece.window) for piece in pieces], np.int64))
-        for piece, of_items, of_windows in zip(
-            pieces, items.tolist(), windows.tolist(), strict=False
-        ):
-            for name in ("low", "high"):
-                piece.groups[name] += of_items
-                piece.groups[f"window_{name}"] += of_windows
-        return cls(
-            np.concatenate([np.zeros(0, GROUP), *(piece.groups for piece in pieces)]),
-            np.concatenate([np.zeros(0, np.int32), *(piece.items for piece in pieces)]),
-            np.concatenate([np.zeros(0, WINDOW), *(piece.window for piece in pieces)]),
-        )
+    def join(cls, folder: Path, pieces: Sequence[Path]) -> Self:
+        """Puts what `save` wrote one after the other, in files of a new folder."""
+        folder.mkdir()
+        every = [cls.open(piece) for piece in pieces]
+        whole = {}
+        for name, kind in (("groups", GROUP), ("items", np.int32), ("window", WINDOW)):
+            arrays = [np.zeros(0, kind), *(getattr(piece, name) for piece in every)]
+            whole[name] = mapped_array(folder / f"{name}.npy", kind, (sum(map(len, arrays)),))
+            np.concatenate(arrays, out=whole[name])
+        owners = np.repeat(np.arange(len(every)), [len(piece.groups) for piece in every])
+        for prefix, name in (("", "items"), ("window_", "window")):
+            before = sums_before(np.asarray([len(getattr(piece, name)) for piece in every], int))
+            for end in ("low", "high"):
+                whole["groups"][prefix + end] += before[owners]
+        return cls.open(folder)
 
 
 class NeighbourCounts:
@@ -219,13 +221,13 @@ class NeighbourCounts:
         self._total, self._square = np.zeros((2, num_items))
         self._num_users = self._place = self._num_entries = 0
 
-    def answer(self, queries: NeighbourQueries, order: Sequence[int]) -> Iterator[np.ndarray]:
-        """What pairs say of all items of the groups of some numbers, in the order of places.
+    def answer(self, queries: NeighbourQueries, groups: np.ndarray) -> Iterator[np.ndarray]:
+        """What pairs say of all items of some groups, which are in the order of places.
 
         Yields:
           for each group what `features` says of its items, NaN where nothing is known `[2, items]`.
         """
-        for group in queries.groups[order]:
+        for group in groups:
             place, user_share, low, high, window_low, window_high = group.tolist()
             self.advance(place)
             items, window = queries.items[low:high], queries.window[window_low:window_high]

@@ -9,7 +9,7 @@ would round otherwise, and change a word.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from m6rec_jax.data.splitting.splits import STATISTICS_PARTS
-from m6rec_jax.io.mapped_arrays import open_arrays
+from m6rec_jax.io.mapped_arrays import mapped_array, open_arrays
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,39 +82,58 @@ class Timeline(MappedArrays):
     place_of_row: np.ndarray
 
     @classmethod
-    def of(cls, events: pa.Table, num_rows: int, num_items: int, at_least: float | None) -> Self:
-        """Makes the sums.
+    def write(
+        cls,
+        folder: Path,
+        batches: Iterable[pa.RecordBatch],
+        size: int,
+        num_rows: int,
+        num_items: int,
+        at_least: float | None,
+    ) -> Self:
+        """Makes the sums, in files of a new folder.
 
         Args:
-          events: row, user, item, time, value (NaN for none), part; in the order of time and row,
+          folder: for the files.
+          batches: row, user, item, time, value (NaN for none), part; in the order of time and row,
             of the parts that statistics may hold.
-          num_rows: of the events table.
-          num_items: of the items table.
+          size: events of all batches.
+          num_rows, num_items: of the tables.
           at_least: events with at least this value are positive; None where all are.
         """
-        row, user, item, time, value, part = (
-            events.column(name).to_numpy()
-            for name in ("row", "user", "item", "time", "value", "part")
-        )
-        counted = np.isin(part, STATISTICS_PARTS)
+        folder.mkdir()
+        kinds = {"time": float, "user": np.int32, "item": np.int32, "value": float, "counted": bool}
+        events = {n: mapped_array(folder / f"{n}.npy", kind, (size,)) for n, kind in kinds.items()}
+        place_of_row = mapped_array(folder / "place_of_row.npy", np.int64, (num_rows,))
+        end = 0
+        for batch in batches:
+            start, end = end, end + len(batch)
+            columns = {name: batch[name].to_numpy() for name in batch.schema.names}
+            columns["counted"] = np.isin(columns["part"], STATISTICS_PARTS)
+            for name, of_events in events.items():
+                of_events[start:end] = columns[name]
+            place_of_row[columns["row"]] = np.arange(start, end)
+        _, _, item, value, counted = events.values()
         liked = counted & (True if at_least is None else value >= at_least)
-        value = np.nan_to_num(value)
-        place_of_row = np.zeros(num_rows, np.int64)
-        place_of_row[row] = np.arange(len(row))
-        count, total = sums_before(counted), sums_before(np.where(counted, value, 0.0))
+        np.nan_to_num(value, copy=False)
+
+        def save(name: str, array: np.ndarray) -> np.ndarray:
+            np.save(folder / f"{name}.npy", array)
+            return array
+
+        save("positive", sums_before(liked))
+        count = save("count", sums_before(counted))
+        total = save("total", sums_before(np.where(counted, value, 0.0)))
         difference = value - _mean(total[:-1], count[:-1])
+        save("square", sums_before(np.where(counted, difference**2, 0.0)))
+        del count, total, difference
         places = np.flatnonzero(counted)
         places = places[np.argsort(item[places], kind="stable")]
-        item_start = sums_before(np.bincount(item[places], minlength=num_items))
-        return cls(
-            *(time, user, item, value, counted),
-            *(count, sums_before(liked), total, sums_before(np.where(counted, difference**2, 0.0))),
-            item_start,
-            item[places].astype(np.int64) * (len(row) + 1) + places,
-            sums_before(liked[places]),
-            running_sums(value[places], item_start),
-            place_of_row,
-        )
+        starts = save("item_start", sums_before(np.bincount(item[places], minlength=num_items)))
+        save("item_key", item[places].astype(np.int64) * (size + 1) + places)
+        save("item_positive", sums_before(liked[places]))
+        save("item_total", running_sums(value[places], starts))
+        return cls.open(folder)
 
     def place_of(self, times: np.ndarray) -> np.ndarray:
         """Places that hold all events strictly before moments `[n]`."""

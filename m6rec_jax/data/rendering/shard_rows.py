@@ -49,7 +49,7 @@ class ShardRows:
         self.users, self.items = job.dataset.user_records, job.dataset.item_records
         self._user_values = [user.attributes for user in self.users]
         self._item_values = [item.attributes for item in self.items]
-        self.max_events = job.options.history_length
+        self.max_events = job.options.max_events or 0  # known by now
         self.first_new = 0 if job.past is None else job.past.num_items
         never = np.flatnonzero(job.held_out).tolist()
         self.sampler = NegativeSampler(len(self.items), job.options.negative_power, never)

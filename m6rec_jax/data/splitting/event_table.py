@@ -209,14 +209,6 @@ class EventTable:
         """Indices of the users that have an event, ascending."""
         return [user for (user,) in self.query("SELECT DISTINCT user FROM events ORDER BY user")]
 
-    def item_counts(self) -> np.ndarray:
-        """Events of each item that statistics may hold `[items]` int64."""
-        counts = np.zeros(self.dataset.items.num_rows, np.int64)
-        where = f"WHERE part IN {STATISTICS_PARTS}"
-        for item, count in self.query(f"SELECT item, count(*) FROM events {where} GROUP BY item"):
-            counts[item] = count
-        return counts
-
     def _ordered(self, order: str, parts: Sequence[int] | None = None) -> str:
         where = f"part <> {EXCLUDED}" if parts is None else f"part IN {tuple(parts)}"
         return f"SELECT {_COLUMNS}, part FROM events WHERE {where} ORDER BY {order}"

@@ -12,7 +12,7 @@ import msgspec
 
 from m6rec_jax.errors import DataError
 from m6rec_jax.io.atomic import write_atomically
-from m6rec_jax.io.hashing import hash_files
+from m6rec_jax.io.hashing import file_sha256, sha256
 
 MANIFEST = "prepare.json"
 log = logging.getLogger(__name__)
@@ -20,9 +20,8 @@ log = logging.getLogger(__name__)
 
 def fingerprint(*settings: Any, files: Iterable[Path] = ()) -> str:
     """SHA-256 over settings that JSON can hold, and over names and content of files."""
-    digest = hash_files(files)
-    digest.update(json.dumps(settings, sort_keys=True).encode())
-    return digest.hexdigest()
+    contents = [f"{path.name}\0{file_sha256(path)}" for path in files]
+    return sha256("".join([*contents, json.dumps(settings, sort_keys=True)]))
 
 
 class ViewEntry(msgspec.Struct, omit_defaults=True):

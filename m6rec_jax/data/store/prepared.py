@@ -127,18 +127,15 @@ class Prepared:
         Raises:
           DataError: there is none; or there are several splits, none of which is the default.
         """
-        dataset, _, split = name.rpartition(".")
-        if dataset and folder_of(data_dir, dataset, split).is_dir():
-            return cls.open(data_dir, dataset, split)
-        start, default = views.config_prefix(name, ""), "per_user_temporal"
-        paths = path_of(data_dir).glob(f"{start}*/{MANIFEST}")
-        splits = sorted(path.parent.name.removeprefix(start) for path in paths)
+        there = [path.parent.name for path in path_of(data_dir).glob(f"*/{MANIFEST}")]
+        default = views.config_prefix(name, "per_user_temporal")
         # Splits have no dot in their names: with one it is a split of the data set `NAME.MORE`.
-        splits = [split for split in splits if "." not in split] or [default]
-        if default not in splits and len(splits) > 1:
-            there = ", ".join(start + split for split in splits)
-            raise DataError(f"{name} has several splits; name one of {there}")
-        return cls.open(data_dir, name, default if default in splits else splits[0])
+        ends = default.rpartition(".")[0]
+        several = sorted(one for one in there if one.rpartition(".")[0] == ends) or [default]
+        if name not in there and default not in several and len(several) > 1:
+            raise DataError(f"{name} has several splits; name one of {', '.join(several)}")
+        chosen = default if default in several else several[0]
+        return cls.open(data_dir, *(name if name in there else chosen).rsplit(".", 1))
 
     @functools.cached_property
     def folder(self) -> Path:
@@ -209,11 +206,6 @@ class Prepared:
 
     def co_occurrence(self) -> CoOccurrence:
         """Which items occur together; raises DataError where no view with them is prepared."""
-        if views.COUNTED.isdisjoint(self.manifest.views):
-            raise DataError(
-                f"{self.folder}: co-occurrences of items are prepared with the views "
-                f"{', '.join(sorted(views.COUNTED))}, of which there is none (PrepareOptions.views)"
-            )
         return CoOccurrence.load(self.folder)
 
     def ease(self) -> Ease:

@@ -24,7 +24,7 @@ import pyarrow.ipc
 
 from m6rec_jax.data.splitting.splits import PARTS
 from m6rec_jax.data.store import views
-from m6rec_jax.io.atomic import replaced_folder, write_atomically
+from m6rec_jax.io.atomic import replaced_folder
 
 # Of a shard of texts, about; and rows that are written together before.
 _SHARD_BYTES, _BATCH_ROWS = 256 << 20, 1_000
@@ -58,6 +58,9 @@ _KINDS: Mapping[str, _Kind] = {
     ),
     "value": _Kind("float_list", _tensor("float32", "none")),
 }
+
+# Of lists of numbers.
+_DTYPES = {"int": np.int64, "value": np.float32}
 
 
 class ShardFile(NamedTuple):
@@ -131,13 +134,11 @@ def write_view(target: Path, view: str, files: Sequence[ShardFile]) -> dict[str,
     }
     with replaced_folder(target) as folder:
         (folder / "features.json").write_text(json.dumps(described, indent=4))
-        (folder / views.INFO).write_text(json.dumps(info))
-        return add_splits(folder, files)
+        return add_splits(info, files, folder)
 
 
-def add_splits(folder: Path, files: Sequence[ShardFile]) -> dict[str, int]:
-    """Moves files of new splits into a view's folder; returns as `write_view`."""
-    info = json.loads((folder / views.INFO).read_text())
+def add_splits(info: dict[str, Any], files: Sequence[ShardFile], folder: Path) -> dict[str, int]:
+    """Moves files of new splits into a folder, and writes `INFO` with them; as `write_view`."""
     of_splits: dict[str, list[ShardFile]] = {split: [] for split in PARTS}
     for file in files:
         of_splits.setdefault(file.split, []).append(file)
@@ -154,7 +155,7 @@ def add_splits(folder: Path, files: Sequence[ShardFile]) -> dict[str, int]:
                 "shardLengths": [str(file.records) for file in some],
             }
         )
-    write_atomically(folder / views.INFO, json.dumps(info, indent=2))
+    (folder / views.INFO).write_text(json.dumps(info, indent=2))
     return {split: sum(file.records for file in some) for split, some in of_splits.items()}
 
 
@@ -190,8 +191,11 @@ def write_spooled(target: Path, view: str, folder: Path) -> dict[str, int]:
     return write_view(target, view, files)
 
 
-def read_shards(folder: Path, view: str, split: str) -> Iterator[views.Row]:
-    """Rows of a view, in order, as `pipeline.prepared_rows.read_rows` gives them."""
+def read_shards(
+    folder: Path, view: str, split: str, columns: Iterable[str] | None = None
+) -> Iterator[views.Row]:
+    """Some columns, or all, of a view's rows, in order: str, int, float, lists of str, arrays."""
+    kinds = [(name, *views.COLUMNS[view][name]) for name in columns or views.COLUMNS[view]]
     for path in sorted(folder.glob(f"*-{split}.tfrecord-*")):
         with path.open("rb") as file:
             while head := file.read(12):  # its length, and a checksum
@@ -199,10 +203,12 @@ def read_shards(folder: Path, view: str, split: str) -> Iterator[views.Row]:
                 file.read(4)  # the record's checksum
                 features = _message().FromString(record).features.feature
                 row = {}
-                for name, (kind, many) in views.COLUMNS[view].items():
-                    values = list(getattr(features[name], _KINDS[kind].field).value)
+                for name, kind, many in kinds:
+                    values: Any = list(getattr(features[name], _KINDS[kind].field).value)
                     if decode := _KINDS[kind].decode:
                         values = list(map(decode, values))
+                    if many and kind in _DTYPES:
+                        values = np.asarray(values, _DTYPES[kind])
                     row[name] = values if many else values[0]
                 yield row
 

@@ -28,8 +28,8 @@ from jax.experimental.compilation_cache import compilation_cache
 
 import m6rec_jax
 from m6rec_jax.checkpoints.manifest import library_versions
+from m6rec_jax.data.store.manifest import fingerprint
 from m6rec_jax.io.atomic import write_atomically
-from m6rec_jax.io.hashing import hash_files, sha256
 
 # Recorded when a program is read, as JAX does for its own cache.
 LOADED_EVENT = "/m6rec/programs/loaded"
@@ -96,7 +96,7 @@ class KeptProgram:
     def _name(self, args: Sequence[Any]) -> str:
         leaves, tree = jax.tree.flatten((tuple(args), {}))
         types = [str(jax.typeof(leaf)) for leaf in leaves]
-        return sha256(f"{_environment()}\n{gin.config_str()}\n{self._described}\n{tree}\n{types}")
+        return fingerprint(_environment(), gin.config_str(), f"{self._described} {tree} {types}")
 
     def _compile(self, path: Path, args: Sequence[Any]) -> jax.stages.Compiled:
         with from_source():
@@ -167,7 +167,7 @@ def _environment() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         cpu = next((line for line in lines if line.startswith(("flags", "Features"))), cpu)
     described = (
-        hash_files(sorted(sources.rglob("*.py"))).hexdigest(),
+        fingerprint(files=sorted(sources.rglob("*.py"))),
         *(sorted(library_versions().items()), platform.python_version()),
         *(sorted(settings.items()), sorted(flags.items()), os.cpu_count(), cpu),
         *(device.client.platform_version, device.device_kind, device.id),

@@ -67,7 +67,7 @@ class View:
         negatives = num_negatives(spec)
         return Grouping(
             size=self.size(options, negatives),
-            max_events=options.history_length,
+            max_events=options.max_events or 0,
             strict=self.strict,
             repeats=spec.repeats_count or not self.wants_items,
             with_seen=self.of_candidates and negatives > 0,
