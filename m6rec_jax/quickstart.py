@@ -433,7 +433,7 @@ def _measure(seed: int) -> tuple[float, float]:
     shutil.rmtree(folder, ignore_errors=True)
     try:
         # Where embeddings start changes no step, and what is cut the run itself will say.
-        settings = ["Start.embeddings='random'", "Logging.progress=False", "Logging.cuts=False"]
+        settings = ["Start.embeddings='random'", "Logging.progress=False"]
         settings += seeds(seed)
         result = run_phase([f"{FOUNDATION}.gin"], folder, settings)
     finally:

@@ -9,7 +9,6 @@ A run's folder looks like this:
         optimizer/              optimizer state, of what trains only
         data/                   one file per data shard: position of its iterator
         manifest/               JSON: model config, vocabulary, shapes, checksums, versions
-        metrics/                validation metrics of that step, if any
       params-3f2a…/             a frozen backbone, named by its fingerprint, written once
 
 A frozen backbone is the same at every step, so it lies beside the steps and their manifests say

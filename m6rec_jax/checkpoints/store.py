@@ -1,9 +1,10 @@
-"""The checkpoints of one run: saved asynchronously, kept by age and by a metric."""
+"""The checkpoints of one run: saved asynchronously; the newest and the best one are kept."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Mapping
+import dataclasses
+import json
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,7 +16,7 @@ from orbax.checkpoint import checkpoint_managers
 from m6rec_jax.checkpoints.bytes_item import BytesSave
 from m6rec_jax.checkpoints.failures import write_failure
 from m6rec_jax.checkpoints.fingerprint import checksums, fingerprint
-from m6rec_jax.checkpoints.location import MANIFEST_ITEM, absolute
+from m6rec_jax.checkpoints.location import MANIFEST_ITEM, absolute, locate, read_manifest
 from m6rec_jax.checkpoints.manifest import (
     RunDescription,
     TensorSpec,
@@ -24,6 +25,23 @@ from m6rec_jax.checkpoints.manifest import (
 )
 from m6rec_jax.checkpoints.restore import DATA
 from m6rec_jax.checkpoints.trees import PyTree, flatten, nested
+from m6rec_jax.io.atomic import write_atomically
+
+
+@dataclasses.dataclass
+class _Best(checkpoint_managers.PreservationPolicy):
+    """Keeps one step, whatever its age (None: none)."""
+
+    step: int | None = None
+
+    def should_preserve(
+        self,
+        checkpoints: Sequence[checkpoint_managers.PolicyCheckpointInfo],
+        *,
+        context: checkpoint_managers.PreservationContext,
+    ) -> list[bool]:
+        del context
+        return [checkpoint.step == self.step for checkpoint in checkpoints]
 
 
 class CheckpointStore:
@@ -32,8 +50,6 @@ class CheckpointStore:
     Args:
       folder: made when missing; may be a bucket address.
       keep: newest steps to keep (None: all).
-      best_metric: also keep the step that is best by this validation metric.
-      best_mode: 'max' or 'min'.
       asynchronous: `save` returns once the values are copied off the devices; writing goes on in
         the background.
 
@@ -46,36 +62,16 @@ class CheckpointStore:
         folder: str | Path | epath.Path,
         *,
         keep: int | None = 3,
-        best_metric: str | None = None,
-        best_mode: str = "max",
         asynchronous: bool = True,
     ) -> None:
         self.folder = absolute(folder)
-        self._best_metric = best_metric
-        self._worst = worst = -math.inf if best_mode == "max" else math.inf
         # item -> (fingerprint, specs), of frozen items: they never change while this object lives.
         self._frozen: dict[str, tuple[str, dict[str, TensorSpec]]] = {}
-
-        def metric_of(metrics: Mapping[str, float]) -> float:
-            # Steps that were saved while another metric was followed do not have it.
-            return worst if best_metric is None else metrics.get(best_metric, worst)
-
-        policies: list[Any] = [checkpoint_managers.LatestN(keep)]
-        if best_metric is not None:
-            policies.append(
-                checkpoint_managers.BestN(
-                    get_metric_fn=metric_of,
-                    reverse=best_mode == "min",
-                    n=1,
-                    keep_checkpoints_without_metrics=False,
-                )
-            )
+        self._best = _Best()
+        policies = [checkpoint_managers.LatestN(keep), self._best]
         options = ocp.CheckpointManagerOptions(
             preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
             enable_async_checkpointing=asynchronous,
-            # Not for preservation, which the policy decides: without it metrics are not stored.
-            best_fn=None if best_metric is None else metric_of,
-            best_mode=best_mode,
         )
         self._remove_unfinished()
         self._manager = ocp.CheckpointManager(self.folder, options=options)
@@ -96,7 +92,7 @@ class CheckpointStore:
         *,
         data: Mapping[str, bytes],
         run: RunDescription,
-        metrics: Mapping[str, float] | None = None,
+        best: int | None = None,
         frozen: Collection[str] = (),
     ) -> None:
         """Saves a step; it exists once everything of it is written (`wait`).
@@ -106,7 +102,7 @@ class CheckpointStore:
           trees: item (`params`, `prompts`, `optimizer`) → tree of arrays.
           data: iterator states of this process's shards, by name.
           run: goes to the manifest.
-          metrics: validation metrics at this step.
+          best: the step that is kept although newer ones come, if any.
           frozen: items that never change in this run: written once, beside the steps.
 
         Raises:
@@ -130,15 +126,20 @@ class CheckpointStore:
             manifest = make_manifest(step, run, tensors, locations, fingerprints)
             items[DATA] = BytesSave(dict(data))
             items[MANIFEST_ITEM] = ocp.args.JsonSave(manifest.to_json())
-            self._manager.save(
-                step,
-                args=ocp.args.Composite(**items),
-                metrics=self._metrics(metrics),
-                force=True,
-            )
+            self._best.step = best
+            self._manager.save(step, args=ocp.args.Composite(**items), force=True)
         except (OSError, ValueError, RuntimeError) as error:
             what = f"step {step} could not be saved to {self.folder}"
             raise write_failure(what, error) from error
+
+    def describe(self, step: int, extra: Mapping[str, Any]) -> None:
+        """Changes entries of `extra` in the manifest of a finished step; no save is under way."""
+        if jax.process_index():
+            return
+        location = locate(self.folder, step)
+        manifest = read_manifest(location)
+        manifest = dataclasses.replace(manifest, extra={**manifest.extra, **extra})
+        write_atomically(location.manifest_file, json.dumps(manifest.to_json()))
 
     def wait(self) -> None:
         """Blocks until all saves are finished; raises as `save` if one failed."""
@@ -182,15 +183,6 @@ class CheckpointStore:
                 with ocp.StandardCheckpointer() as checkpointer:
                     checkpointer.save(path, nested(flat))
         return self._frozen[item]
-
-    def _metrics(self, metrics: Mapping[str, float] | None) -> dict[str, float] | None:
-        """What Orbax stores and ranks by: NaN is worst, a missing best metric is no metric."""
-        if not metrics or (self._best_metric is not None and self._best_metric not in metrics):
-            return None
-        values = {name: float(value) for name, value in metrics.items()}
-        if self._best_metric is not None and math.isnan(values[self._best_metric]):
-            values[self._best_metric] = self._worst
-        return values
 
 
 def _frozen_folder(item: str, digest: str) -> str:

@@ -20,6 +20,7 @@ class BestMetric:
       patience: validations without a new best before stopping (None: never stop).
       best, best_step: so far.
       waited: validations since the last new best.
+      newest: step of the last validation.
     """
 
     name: str | None
@@ -28,25 +29,24 @@ class BestMetric:
     best: float | None = None
     best_step: int | None = None
     waited: int = 0
+    newest: int | None = None
 
     def update(self, step: int, metrics: Mapping[str, float]) -> bool:
         """Takes note of a validation; whether it is the best so far, or as good as it.
 
-        Of equal ones the newest counts as the best, as for Orbax, which keeps that one; for the
-        patience it is no better. What a run starts from, step 0, is never the best: there is no
-        checkpoint of it.
+        Of equal ones the newest counts as the best; for the patience it is no better. What a run
+        starts from, step 0, is never the best: there is no checkpoint of it.
 
         Raises:
           ConfigError: the validation did not report the metric.
         """
-        if self.name is None:
-            return False
-        if self.name not in metrics:
+        if self.name is not None and self.name not in metrics:
             raise ConfigError(
                 f"Validation.best_metric = {self.name!r} is not among the validation metrics: "
                 + ", ".join(sorted(metrics))
             )
-        if step == 0:
+        self.newest = step
+        if self.name is None or step == 0:
             return False
         value, sign = float(metrics[self.name]), 1 if self.mode == "max" else -1
         better = not math.isnan(value) and (self.best is None or sign * value > sign * self.best)
@@ -74,6 +74,7 @@ class BestMetric:
           CheckpointError: another metric was followed there, or the other way round: the best that
             it reached, and which steps were kept for it, says nothing of this one.
         """
+        self.newest = state["newest"]
         before, now = (state["name"], state["mode"]), (self.name, self.mode)
         if None in (before[0], now[0]):
             return

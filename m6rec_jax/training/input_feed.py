@@ -11,7 +11,8 @@ from m6rec_jax.training.data_state import Batch, DataPosition, ResumableBatches,
 
 
 class InputFeed:
-    """Reads `batches` ahead while keeping the position of the batch consumed last.
+    """Reads `batches` ahead, from the first call of `next` on, and keeps the position of the last
+    one consumed.
 
     Args:
       batches: at the position of `first_batch`.
@@ -31,17 +32,17 @@ class InputFeed:
         snapshot_period: int = 1000,
         depth: int = 2,
     ) -> None:
-        self._batches, self._place, self._period = batches, place, snapshot_period
+        self._batches, self._place = batches, place
+        self._period, self._depth = snapshot_period, depth
         self._read = self._consumed = self._snapshot_at = first_batch
         self._snapshot = dict(batches.state_dict())
         self._thread = ThreadPoolExecutor(1, "m6rec-input")
         self._ahead: deque[Future[Any]] = deque()
-        for _ in range(depth):
-            self._ahead.append(self._thread.submit(self._next))
 
     def next(self) -> Any:
         """The next batch, as `place` returned it; raises whatever reading it raised."""
-        self._ahead.append(self._thread.submit(self._next))
+        while len(self._ahead) <= self._depth:
+            self._ahead.append(self._thread.submit(self._next))
         placed, snapshot = self._ahead.popleft().result()
         self._consumed += 1
         if snapshot is not None:
@@ -52,15 +53,11 @@ class InputFeed:
         """The position after the batch that `next` returned last."""
         return DataPosition(self._snapshot, self._consumed - self._snapshot_at)
 
-    def close(self) -> None:
-        """Stops reading."""
-        self._thread.shutdown(cancel_futures=True)
-
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        self._thread.shutdown(cancel_futures=True)
 
     def _next(self) -> tuple[Any, dict[str, bytes] | None]:
         """A batch on the devices, and the state of the data after it, where one is due."""

@@ -48,25 +48,18 @@ from m6rec_jax.training.options import (
     Validation,
 )
 from m6rec_jax.training.resumption import resumed_state
-from m6rec_jax.training.step_loop import EARLY_STOPPING, StepLoop
+from m6rec_jax.training.step_loop import StepLoop
 from m6rec_jax.training.task_data import (
     check_labels,
     check_task,
     jobs_of,
-    log_what_is_cut,
     save_inference_assets,
     training_batches,
-    validation_batches,
     vocabulary_of,
 )
 from m6rec_jax.training.train_state import TrainSetup, TrainState
 from m6rec_jax.training.train_step import make_train_step
-from m6rec_jax.training.validation import (
-    ValidationPlan,
-    Validator,
-    catalogue_cost,
-    plan_validation,
-)
+from m6rec_jax.training.validation import Validator
 
 logger = logging.getLogger(__name__)
 
@@ -167,40 +160,31 @@ def train(
             extra={"seed": seed, "batch_size": data.batch_size, **objective.fingerprints},
         )
         best = BestMetric(validation.best_metric, validation.mode, validation.patience)
-        store = CheckpointStore(
-            folder / CHECKPOINTS_FOLDER,
-            keep=checkpoints.keep,
-            best_metric=best.name,
-            best_mode=best.mode,
-        )
+        store = CheckpointStore(folder / CHECKPOINTS_FOLDER, keep=checkpoints.keep)
         resumed = store.latest_step() is not None
         state = (
             resumed_state(setup, store, source, run, best)
             if resumed
             else _new_state(setup, start, data, run)
         ).replace(fixed=objective.fixed)
-        first_step = int(state.step)
-        plan = _validation_plan(validation, data, step, train_steps, log.progress and is_main)
+        first_step, progress = int(state.step), log.progress and is_main
+        validate = Validator(
+            setup,
+            objective,
+            data,
+            validation,
+            rows=data.batch_size // step.accumulation_steps,
+            train_steps=train_steps,
+            jobs=jobs,
+            progress=progress,
+        )
+        if first_step >= train_steps or best.should_stop:
+            why = "early stopping ended the run" if best.should_stop else "nothing to do"
+            logger.info("%s has %d of %d steps: %s", folder, first_step, train_steps, why)
         if is_main:
             write_config(model_dir)
             if vocabulary is not None:
                 save_inference_assets(data, model_dir, resumed=resumed)
-                if log.cuts and not resumed:
-                    log_what_is_cut(data.mixture_or_task_name, data.task_feature_lengths)
-    validate = Validator(
-        setup,
-        objective,
-        lambda: validation_batches(
-            data,
-            validation.batches,
-            mesh,
-            rows=data.batch_size // step.accumulation_steps,
-            sample=plan.rows if plan else 0,
-        ),
-        validation.evaluate,
-        jobs,
-        progress=log.progress and is_main,
-    )
 
     def place(batch: Batch) -> dict[str, jax.Array]:
         check_labels(batch, model.config.prompts)
@@ -212,49 +196,38 @@ def train(
             folder, first_step=first_step, tensorboard=log.tensorboard, active=is_main
         ) as metric_log,
         progress_bar(
-            total=train_steps,
-            initial=first_step,
-            unit="step",
-            disable=not (log.progress and is_main),
+            total=train_steps, initial=first_step, unit="step", disable=not progress
         ) as bar,
+        InputFeed(
+            source,
+            place,
+            first_batch=first_step,
+            snapshot_period=checkpoints.period,
+            depth=data.prefetch,
+        ) as feed,
     ):
-        metrics: Mapping[str, float] = {}
-        stopped_by = EARLY_STOPPING if best.should_stop else None
-        if first_step >= train_steps or stopped_by:
-            why = "early stopping ended the run" if stopped_by else "nothing to do"
-            logger.info("%s has %d of %d steps: %s", folder, first_step, train_steps, why)
-        else:
-            loop = StepLoop(
-                setup=setup,
-                description=run,
-                store=store,
-                best=best,
-                clock=clock,
-                log=metric_log,
-                bar=bar,
-                train_steps=train_steps,
-                batch_size=data.batch_size,
-                jobs=tuple(jobs),
-                checkpoint_period=checkpoints.period,
-                log_period=log.period,
-                validate=validate,
-                validation_period=plan.period if plan and validation.period else None,
-                validate_first=validation.first,
-            )
-            step_function = make_train_step(
+        loop = StepLoop(
+            setup=setup,
+            description=run,
+            store=store,
+            best=best,
+            clock=clock,
+            log=metric_log,
+            bar=bar,
+            step_function=make_train_step(
                 setup,
                 accumulation_steps=step.accumulation_steps,
                 loss=objective.loss,
                 jobs=tuple(jobs.values()),
-            )
-            with InputFeed(
-                source,
-                place,
-                first_batch=first_step,
-                snapshot_period=checkpoints.period,
-                depth=data.prefetch,
-            ) as feed:
-                state, metrics, stopped_by = loop.run(state, feed, step_function)
+            ),
+            validate=validate,
+            train_steps=train_steps,
+            batch_size=data.batch_size,
+            jobs=tuple(jobs),
+            checkpoint_period=checkpoints.period,
+            log_period=log.period,
+        )
+        state, metrics, stopped_by = loop.run(state, feed)
         with clock.measure("checkpoint"):
             store.wait()
         report = clock.report()
@@ -299,40 +272,6 @@ def _new_state(
             )
         variables = with_initial_prompts(variables, config, task, start, setup.seed)
     return initial_state(setup, variables)
-
-
-def _validation_plan(
-    validation: Validation, data: TrainingData, step: Step, train_steps: int, progress: bool
-) -> ValidationPlan | None:
-    """How often, unless only first, and on how many rows a run is validated; None: never.
-
-    `evaluate` is told the rows, and whether it shows bars.
-    """
-    if validation.period is None and not validation.first:
-        return None
-    period, evaluate = validation.period or train_steps, validation.evaluate
-    plan = ValidationPlan(period, validation.rows or 0)
-    if validation.rows is None:
-        plan = plan_validation(
-            period,
-            train_steps,
-            data.batch_size,
-            passes=1 + (evaluate is not None),
-            fixed_cost=catalogue_cost(evaluate, data.task_feature_lengths),
-            first=validation.first,
-            least_rows=data.batch_size // step.accumulation_steps,
-        )
-        if plan.period != period:
-            logger.info(
-                "validation every %d steps instead of %d: it computes the vectors of all items "
-                "(Validation.rows = 0: as often as asked for, on all rows)",
-                plan.period,
-                period,
-            )
-    for name, value in (("sample", plan.rows), ("progress", progress)):
-        if hasattr(evaluate, name) and (value or name == "progress"):
-            setattr(evaluate, name, value)
-    return plan
 
 
 def _placed(batch: Batch, mesh: Mesh, accumulation_steps: int) -> dict[str, jax.Array]:

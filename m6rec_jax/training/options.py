@@ -245,13 +245,11 @@ class Logging:
       period: steps between lines of the log.
       tensorboard: write TensorBoard files.
       progress: show a progress bar.
-      cuts: say before the first step what of the rows does not fit their lengths.
     """
 
     period: int = 50
     tensorboard: bool = True
     progress: bool = True
-    cuts: bool = True
 
     def __post_init__(self) -> None:
         _require_positive(self, "period")

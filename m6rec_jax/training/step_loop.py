@@ -44,13 +44,12 @@ class StepLoop:
       best: follows a validation metric.
       clock: sums seconds by part.
       log, bar: where scalars are shown.
+      step_function: of `make_train_step`.
+      validate: called after the steps at which it is due.
       train_steps: steps in all.
       batch_size: rows of a step.
       jobs: names of the jobs whose losses are logged apart.
       checkpoint_period, log_period: in steps.
-      validate: called every `validation_period` steps and after the last.
-      validation_period: in steps; None: never.
-      validate_first: whether a new run is validated before its first step, too.
     """
 
     setup: TrainSetup
@@ -60,17 +59,16 @@ class StepLoop:
     clock: Goodput
     log: MetricLog
     bar: Any
+    step_function: Callable[..., Any]
+    validate: Validator
     train_steps: int
     batch_size: int
     jobs: Sequence[str]
     checkpoint_period: int
     log_period: int
-    validate: Validator
-    validation_period: int | None
-    validate_first: bool
 
     def run(
-        self, state: TrainState, feed: InputFeed, step_function: Callable[..., Any]
+        self, state: TrainState, feed: InputFeed
     ) -> tuple[TrainState, dict[str, float], str | None]:
         """Steps until the end, early stopping or a signal; a checkpoint is written at the end.
 
@@ -85,14 +83,19 @@ class StepLoop:
         with PreemptionGuard() as guard:
             # The notice may have come while the run was starting, and compiling takes minutes.
             stopped_by = guard.stopped_by()
-            if self.validate_first and step == 0 and stopped_by is None:
+            # A step may have been saved without its validation, which a signal ended.
+            if stopped_by is None and self.validate.is_due(step) and self.best.newest != step:
                 validated, _, stopped_by = self._validated(state, step, guard)
+                if step and validated is not None:
+                    self.store.describe(step, {"best": self.best.state_dict()})
+            if self.best.should_stop:
+                stopped_by = stopped_by or EARLY_STOPPING
             while step < self.train_steps and stopped_by is None:
                 with self.clock.measure("input_wait"):
                     features = feed.next()
                 if compiled is None:
                     with self.clock.measure("compile"):
-                        compiled = compile_step(self.setup, step_function, state, features)
+                        compiled = compile_step(self.setup, self.step_function, state, features)
                     window.begin()
                 with self.clock.measure("step"):
                     state, metrics = compiled(state, features)
@@ -108,23 +111,19 @@ class StepLoop:
                     self.bar.set_postfix(_shown(scalars), refresh=False)
                 validated, is_best = None, False
                 # A signal leaves little time: it is for the checkpoint.
-                if self._is_validated(step) and stopped_by is None:
+                if self.validate.is_due(step) and stopped_by is None:
                     try:
                         validated, is_best, stopped_by = self._validated(state, step, guard)
                     except M6RecError:
                         # What was trained is not lost. Of several processes others may not have
                         # failed, and a checkpoint takes all of them.
                         if jax.process_count() == 1:
-                            self._save(state, step, feed, None, metrics)
+                            self._save(state, step, feed, metrics)
                         raise
                 if step % self.checkpoint_period == 0 or is_last or stopped_by or is_best:
                     with self.clock.measure("checkpoint"):
-                        self._save(state, step, feed, validated, metrics)
+                        self._save(state, step, feed, metrics)
         return state, scalars | (validated or {}), stopped_by
-
-    def _is_validated(self, step: int) -> bool:
-        period = self.validation_period
-        return period is not None and (step % period == 0 or step == self.train_steps)
 
     def _validated(
         self, state: TrainState, step: int, guard: PreemptionGuard
@@ -150,14 +149,9 @@ class StepLoop:
         return metrics, is_best, EARLY_STOPPING if self.best.should_stop else None
 
     def _save(
-        self,
-        state: TrainState,
-        step: int,
-        feed: InputFeed,
-        validated: Mapping[str, float] | None,
-        metrics: Mapping[str, Any],
+        self, state: TrainState, step: int, feed: InputFeed, metrics: Mapping[str, Any]
     ) -> None:
-        """Saves a step with its validation, if it had one, and logs the sizes of what trains.
+        """Saves a step, and logs the sizes of what trains.
 
         Raises:
           M6RecError: `metrics` say that training has diverged.
@@ -174,7 +168,7 @@ class StepLoop:
                 num_data_shards=position.num_shards,
                 extra={**self.description.extra, "best": self.best.state_dict()},
             ),
-            metrics=validated,
+            best=self.best.best_step,
             frozen=("params",) if self.setup.trainable == "prompts" else (),  # never changes
         )
         trained = self.setup.trained(state.variables)

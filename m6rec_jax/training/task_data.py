@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -19,13 +18,6 @@ from m6rec_jax.sharding import batch_reader
 from m6rec_jax.text.vocabulary import Vocabulary
 from m6rec_jax.training.data_state import Batch, ResumableBatches
 from m6rec_jax.training.options import MakeEvaluationBatches, TrainingData
-
-logger = logging.getLogger(__name__)
-
-# Of each task, before the first step.
-MEASURED_ROWS = 300
-# How many times as long rows are while they are measured.
-_ROOMY = 8
 
 
 def training_batches(data: TrainingData, stream: tuple[int, int]) -> ResumableBatches:
@@ -169,50 +161,6 @@ def jobs_of(name: str) -> dict[str, int]:
 
     tasks = tasks_of(name)
     return {task: job_id(task) for task in tasks} if len(tasks) > 1 else {}
-
-
-def log_what_is_cut(name: str, lengths: Mapping[str, int]) -> None:
-    """Logs what of a run's rows does not fit its lengths, and which length would do, by task.
-
-    Measured on the first rows of the part that trains, which TFDS has shuffled, laid out with room
-    for longer texts.
-    """
-    from m6rec_jax.pipeline.batches import EvaluationBatches
-    from m6rec_jax.pipeline.task_rows import find_provider, tasks_with
-
-    split, room = bound("BatchIterator.split", "train"), lengths["targets"]
-    roomy = {**lengths, "targets": _ROOMY * room}
-    for task in (task.name for task in tasks_with(find_provider(name), split)):
-        rows = EvaluationBatches(task, roomy, MEASURED_ROWS, split=split, sample=MEASURED_ROWS)
-        num_cut, needed = 0, list[int]()
-        for batch in rows:
-            for blocks, labels in zip(
-                batch["decoder_block_ids"], batch["decoder_labels"], strict=True
-            ):
-                sizes = np.bincount(blocks)[1:]
-                # Candidates with labels take several rows where they must; other texts share one.
-                whole = labels.max() >= 0
-                num_cut += int((sizes > (room if whole else room // max(len(sizes), 1))).sum())
-                needed.append(int(sizes.sum() if whole else len(sizes) * sizes.max(initial=0)))
-        logger.info(
-            "%s: %.1f%% of rows lose their oldest behaviours to %d tokens, %.1f%% of texts are cut "
-            "(of the first %d rows; TASK_FEATURE_LENGTHS)",
-            task,
-            100 * rows.num_rows_with_dropped_behaviours / max(rows.num_rows, 1),
-            lengths["inputs"],
-            100 * (num_cut + rows.num_truncated_texts) / max(rows.num_texts, 1),
-            rows.num_rows,
-        )
-        if max(needed, default=0) > room:
-            logger.warning(
-                "%s: %.1f%% of rows have more than %d tokens of texts: candidates that are scored "
-                "take several rows, other texts lose their ends. TASK_FEATURE_LENGTHS['targets'] = "
-                "%d would hold all of these rows",
-                task,
-                100 * sum(size > room for size in needed) / rows.num_rows,
-                room,
-                max(needed),
-            )
 
 
 def prompt_row_of(task: str, mixture: str, config: ModelConfig) -> int:

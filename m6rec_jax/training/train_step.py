@@ -108,20 +108,24 @@ def make_train_step(
 
 
 class EvaluationSums(NamedTuple):
-    """A loss and its metrics over one batch; added up over batches they give a validation's."""
+    """A loss and its metrics over one batch."""
 
     terms: Terms
     metrics: Metrics
 
-    def scalars(self, jobs: Sequence[str] = ()) -> dict[str, float]:
-        """`loss`, the objectives' metrics and `job_losses`, as means over everything added up.
 
-        Of what nothing was counted there is no metric.
-        """
-        counted = [term for term in self.terms.values() if float(term.count)]
-        losses = [float(term.total) / float(term.count) for term in counted]
-        whole = {"loss": sum(losses)} if losses else {}
-        return {**whole, **metric_means([self.metrics], jobs)}
+def evaluation_means(batches: Sequence[EvaluationSums], jobs: Sequence[str]) -> dict[str, float]:
+    """`loss`, the objectives' metrics and `job_losses` of all batches together.
+
+    Of what nothing was counted there is no metric.
+
+    Args:
+      batches: at least one, on the host.
+      jobs: as for `job_losses`.
+    """
+    losses = metric_means([batch.terms for batch in batches], ())
+    whole = {"loss": sum(losses.values())} if losses else {}
+    return whole | metric_means([batch.metrics for batch in batches], jobs)
 
 
 def metric_means(window: Sequence[Mapping[str, Any]], jobs: Sequence[str]) -> dict[str, float]:

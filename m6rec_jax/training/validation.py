@@ -5,20 +5,23 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import numpy as np
 
 from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.sharding import place_batch
-from m6rec_jax.training.data_state import Batch
 from m6rec_jax.training.objective import Objective
-from m6rec_jax.training.options import Evaluate
-from m6rec_jax.training.task_data import check_labels
+from m6rec_jax.training.options import TrainingData, Validation
+from m6rec_jax.training.task_data import check_labels, validation_batches
 from m6rec_jax.training.train_state import TrainSetup, TrainState
-from m6rec_jax.training.train_step import EvaluationSums, compile_step, make_eval_step
+from m6rec_jax.training.train_step import (
+    EvaluationSums,
+    compile_step,
+    evaluation_means,
+    make_eval_step,
+)
 
 logger = logging.getLogger(__name__)
 _NOT_FOR_THE_MODEL = ("example_weights",)
@@ -90,12 +93,14 @@ def catalogue_cost(evaluate: Any, lengths: Mapping[str, int]) -> float:
 
 
 class Validator:
-    """Runs a validation when called; compiles its step at the first call only.
+    """Validates a run when called; compiles its step at the first call only.
 
     Args:
       setup, objective: of the run.
-      make_batches: one pass of validation batches.
-      evaluate: further metrics, or None.
+      data, validation: what is read, and when. `evaluate` gets the number of rows, and whether it
+        shows bars, as its attributes `sample` and `progress`, where it has them.
+      rows: of a batch.
+      train_steps: of the run.
       jobs: name to number of each job whose losses are logged apart.
       progress: whether to show a bar.
     """
@@ -104,15 +109,46 @@ class Validator:
         self,
         setup: TrainSetup,
         objective: Objective,
-        make_batches: Callable[[], Iterable[Batch]],
-        evaluate: Evaluate | None,
+        data: TrainingData,
+        validation: Validation,
+        *,
+        rows: int,
+        train_steps: int,
         jobs: Mapping[str, int],
-        progress: bool = False,
+        progress: bool,
     ) -> None:
-        self._setup, self._objective = setup, objective
-        self._make_batches, self._evaluate = make_batches, evaluate
-        self._jobs, self._progress = jobs, progress
+        self._setup, self._objective, self._data = setup, objective, data
+        self._validation, self._rows, self._jobs = validation, rows, jobs
+        self._train_steps, self._progress = train_steps, progress
         self._compiled: jax.stages.Compiled | None = None
+        self._plan = ValidationPlan(validation.period or train_steps, validation.rows or 0)
+        evaluate = validation.evaluate
+        if validation.rows is None and (validation.period or validation.first):
+            self._plan = plan_validation(
+                self._plan.period,
+                train_steps,
+                data.batch_size,
+                passes=1 + (evaluate is not None),
+                fixed_cost=catalogue_cost(evaluate, data.task_feature_lengths),
+                first=validation.first,
+                least_rows=rows,
+            )
+        if validation.period not in (None, self._plan.period):
+            logger.info(
+                "validation every %d steps instead of %d: it computes the vectors of all items "
+                "(Validation.rows = 0: as often as asked for, on all rows)",
+                self._plan.period,
+                validation.period,
+            )
+        for name, value in (("sample", self._plan.rows), ("progress", progress)):
+            if hasattr(evaluate, name) and (value or name == "progress"):
+                setattr(evaluate, name, value)
+
+    def is_due(self, step: int) -> bool:
+        """Whether a run is validated after a step; 0: before its first one."""
+        if step == 0 or self._validation.period is None:
+            return step == 0 and self._validation.first
+        return step % self._plan.period == 0 or step == self._train_steps
 
     def __call__(
         self, state: TrainState, step: int, should_stop: Callable[[], object]
@@ -130,9 +166,14 @@ class Validator:
         Returns:
           None where that said so: what is left of the time is for a checkpoint.
         """
-        setup, loss = self._setup, self._objective.loss
-        sums: EvaluationSums | None = None
-        batches: Any = self._make_batches()
+        setup, evaluate, sums = self._setup, self._validation.evaluate, list[EvaluationSums]()
+        batches: Any = validation_batches(
+            self._data,
+            self._validation.batches,
+            setup.mesh,
+            rows=self._rows,
+            sample=self._plan.rows,
+        )
         for batch in progress_bar(
             batches,
             desc="validation",
@@ -148,21 +189,19 @@ class Validator:
             read = {name: x for name, x in batch.items() if name not in _NOT_FOR_THE_MODEL}
             features = place_batch(read, setup.mesh)
             if self._compiled is None:
-                eval_step = make_eval_step(setup.model, loss=loss, jobs=tuple(self._jobs.values()))
+                eval_step = make_eval_step(
+                    setup.model, loss=self._objective.loss, jobs=tuple(self._jobs.values())
+                )
                 self._compiled = compile_step(
                     setup, eval_step, state, features, updates_state=False
                 )
-                if rows := getattr(batches, "read_rows", None):
-                    logger.info("validation on %s rows, the same ones each time", f"{rows:,}")
-            of_batch = jax.device_get(self._compiled(state, features))
-            sums = of_batch if sums is None else jax.tree.map(np.add, sums, of_batch)
-        metrics = {} if sums is None else sums.scalars(tuple(self._jobs))
-        if self._evaluate is not None:
+            sums.append(jax.device_get(self._compiled(state, features)))
+        metrics = evaluation_means(sums, tuple(self._jobs)) if sums else {}
+        if evaluate is not None:
             if should_stop():
                 return None
             variables = self._objective.evaluated(state.variables)
-            metrics = dict(self._evaluate(setup.model, variables, step)) | metrics
-        rows = getattr(batches, "read_rows", None)  # of the pipeline's batches
-        return {f"validation/{name}": float(value) for name, value in metrics.items()} | (
-            {} if rows is None else {"validation/rows": rows}
-        )
+            metrics = dict(evaluate(setup.model, variables, step)) | metrics
+        if rows := getattr(batches, "read_rows", 0):  # of the pipeline's batches
+            metrics["rows"] = rows
+        return {f"validation/{name}": float(value) for name, value in metrics.items()}

@@ -106,18 +106,16 @@ def test_a_frozen_item_is_written_once_and_outlives_old_steps(tmp_path: Path) ->
 
 
 def test_newest_and_best_are_kept(tmp_path: Path) -> None:
-    figures = {1: 0.5, 2: 0.9, 3: None, 4: 0.7, 5: float("nan"), 6: 0.6}
-    with CheckpointStore(tmp_path, keep=2, best_metric="auc") as store:
-        for step, auc in figures.items():
-            metrics = None if auc is None else {"auc": auc, "loss": 1.0}
-            store.save(step, make_trees(step), data=STATES, run=RUN, metrics=metrics)
-        store.wait()
-        assert store.steps() == [2, 5, 6]
-        assert store.latest_step() == 6
-    with CheckpointStore(tmp_path, keep=1, best_metric="auc") as store:
-        store.save(7, make_trees(7), data=STATES, run=RUN, metrics={"auc": 0.1})
-        store.wait()
-        assert store.steps() == [2, 7], "figures of earlier launches still count"
+    for steps, keep, kept in (
+        ({1: None, 2: 2, 3: 2, 4: 2}, 2, [2, 3, 4]),
+        ({5: 2, 6: 2}, 1, [2, 6]),
+        ({7: 7, 8: 7}, 1, [7, 8]),
+    ):
+        with CheckpointStore(tmp_path, keep=keep) as store:
+            for step, best in steps.items():
+                store.save(step, make_trees(step), data=STATES, run=RUN, best=best)
+            store.wait()
+            assert store.steps() == kept
 
 
 def test_saved_values_are_those_of_the_call(tmp_path: Path) -> None:
@@ -270,14 +268,6 @@ def test_any_mesh_to_any_mesh(tmp_path: Path) -> None:
     """Checkpoints know nothing of the mesh they were saved from: 8 → 1, 1 → 8, other axes."""
     script = Path(__file__).with_name("eight_devices.py")
     assert several_devices.result(several_devices.start(script, str(tmp_path), devices=8))
-
-
-def test_best_may_be_the_smallest(tmp_path: Path) -> None:
-    with CheckpointStore(tmp_path, keep=1, best_metric="loss", best_mode="min") as store:
-        for step, loss in {1: 0.5, 2: 0.1, 3: float("nan"), 4: 0.7}.items():
-            store.save(step, make_trees(), data=STATES, run=RUN, metrics={"loss": loss})
-        store.wait()
-        assert store.steps() == [2, 4]
 
 
 def test_types_are_converted(run: Path) -> None:

@@ -172,6 +172,7 @@ def test_best_checkpoint_is_kept_and_patience_ends_the_run(tmp_path: Path) -> No
         "best": 0.9,
         "best_step": 8,
         "waited": 3,
+        "newest": 10,
     }
     again, _ = toy_train(tmp_path, 40, **settings)
     assert again.step == 10
@@ -187,14 +188,26 @@ def test_the_loss_of_the_whole_part_is_not_overwritten(tmp_path: Path) -> None:
 
 
 def test_a_validation_that_fails_loses_no_training(tmp_path: Path) -> None:
-    def fail(*_: Any) -> dict[str, float]:
-        raise DataError("all labels are the same")
+    """It is made up for before training goes on, from the checkpoint that it left."""
+    figures: list[float | None] = [0.5, None, 0.9, 0.6]
 
+    def evaluate(*_: Any) -> dict[str, float]:
+        if (figure := figures.pop(0)) is None:
+            raise DataError("all labels are the same")
+        return {"auc": figure}
+
+    settings: dict[str, Any] = {
+        "evaluate": evaluate,
+        "eval_period": 3,
+        "checkpoint_period": 100,
+        "best_metric": "validation/auc",
+    }
     with pytest.raises(DataError, match="all labels are the same"):
-        toy_train(tmp_path, 4, eval_period=3, evaluate=fail, checkpoint_period=100)
-    assert list_steps(tmp_path / "checkpoints") == [3]
-    result, _ = toy_train(tmp_path, 4)
-    assert result.step == 4
+        toy_train(tmp_path, 8, **settings)
+    assert list_steps(tmp_path / "checkpoints") == [3, 6]
+    result, _ = toy_train(tmp_path, 8, **settings, keep_checkpoints=1)
+    assert (result.step, result.best_step, figures) == (8, 6, [])
+    assert list_steps(tmp_path / "checkpoints") == [6, 8]
 
 
 def test_metrics_are_means_over_what_was_counted() -> None:

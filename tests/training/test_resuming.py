@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from m6rec_jax import cli
-from m6rec_jax.checkpoints.location import list_steps
+from m6rec_jax.checkpoints.location import list_steps, locate, read_manifest
 from m6rec_jax.checkpoints.trees import flatten
 from m6rec_jax.errors import CheckpointError
 from m6rec_jax.training import loop
@@ -130,6 +130,7 @@ def test_a_signal_ends_a_validation(
         "eval_period": 3,
         "validate_first": untuned,
         "best_metric": "validation/loss",
+        "early_stopping_patience": 3,
     }
 
     def batches(*_: Any, **__: Any) -> Any:
@@ -139,12 +140,23 @@ def test_a_signal_ends_a_validation(
                 signal.raise_signal(signal.SIGTERM)
             yield batch
 
-    result, _ = toy_train(tmp_path, STEPS, validation=batches, **settings)
+    unbroken, _ = toy_train(tmp_path / "unbroken", STEPS, **settings)
+    run = tmp_path / "run"
+    result, _ = toy_train(run, STEPS, validation=batches, **settings)
     assert (result.stopped_by, result.step) == ("SIGTERM", step)
     assert len(asked) == signal_at, "no batch more was read"
-    assert list_steps(tmp_path / "checkpoints")[-1:] == ([] if untuned else [step])
-    second, _ = toy_train(tmp_path, STEPS, **settings)
-    assert (second.step, second.stopped_by) == (STEPS, None)
+    assert list_steps(run / "checkpoints")[-1:] == ([] if untuned else [step])
+    second, _ = toy_train(run, STEPS, **settings)
+    assert (second.step, second.stopped_by) == (unbroken.step, unbroken.stopped_by)
+    assert_bit_equal(second.state, unbroken.state)
+    # As if no signal had come: the best step, how long it is ago, and every figure.
+    manifests = [read_manifest(locate(folder)) for folder in (tmp_path / "unbroken", run)]
+    assert manifests[0].extra == manifests[1].extra
+    validated = [
+        [line for line in read_metrics(folder) if "validation/loss" in line]
+        for folder in (tmp_path / "unbroken", run)
+    ]
+    assert validated[0] == validated[1]
 
 
 def test_resume_needs_the_same_shards(unbroken: Any) -> None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import gin
 import numpy as np
 import pytest
 import seqio
@@ -16,11 +14,10 @@ import tensorflow as tf
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model import PromptConfig
 from m6rec_jax.pipeline import preprocessors
-from m6rec_jax.pipeline.batches import EvaluationBatches
 from m6rec_jax.pipeline.features import TASK_FEATURES
 from m6rec_jax.pipeline.source import PreparedSource, SeqioVocabulary
 from m6rec_jax.text.vocabulary import Vocabulary
-from m6rec_jax.training.task_data import check_labels, log_what_is_cut
+from m6rec_jax.training.task_data import check_labels
 from tests.pipeline import shop_rows
 from tests.training.toy_run import toy_config, toy_train
 
@@ -57,24 +54,6 @@ def test_a_vocabulary_larger_than_the_embedding_names_both_and_the_fix(
     words = rf"shop.model\) has {text.size} ids.*VOCAB_SIZE = {text.size}"
     with pytest.raises(ConfigError, match=words):
         toy_train(tmp_path, 1, model=toy_config(vocab_size=text.size - 128), **settings)
-
-
-@pytest.mark.usefixtures("text")
-def test_what_is_cut_is_measured_on_the_part_that_trains(monkeypatch: pytest.MonkeyPatch) -> None:
-    read = []
-    measure = EvaluationBatches.__init__
-
-    def measured(own: EvaluationBatches, *given: Any, **options: Any) -> None:
-        read.append(options["split"])
-        measure(own, *given, **options)
-
-    monkeypatch.setattr(EvaluationBatches, "__init__", measured)
-    gin.bind_parameter("BatchIterator.split", "validation")
-    try:
-        log_what_is_cut(TASK, LENGTHS)
-    finally:
-        gin.clear_config()
-    assert set(read) == {"validation"}
 
 
 def test_a_label_without_a_class_is_refused() -> None:
