@@ -12,15 +12,16 @@ import jax
 
 from m6rec_jax.checkpoints.location import locate, read_manifest
 from m6rec_jax.checkpoints.restore import PARAMS, PROMPTS
-from m6rec_jax.checkpoints.trees import PyTree
+from m6rec_jax.checkpoints.trees import PyTree, flatten, unflatten
 from m6rec_jax.engine.loaded_model import digest
 from m6rec_jax.engine.model_folder import restore_model
+from m6rec_jax.model.m6rec import M6Rec
+from m6rec_jax.model.quantization import dequantized, quantized, scaled_axes
 from m6rec_jax.objectives import Loss, total_loss
 from m6rec_jax.objectives.distillation import TEACHER, Distillation, check_teacher, with_teacher
 from m6rec_jax.objectives.sentences import SENTENCE_ENCODER, with_sentences
 from m6rec_jax.training.data_state import Batch
 from m6rec_jax.training.options import Step
-from m6rec_jax.training.rounded_weights import rounded, with_rounded_weights
 from m6rec_jax.training.sentences import SentenceEncoder, add_sentences, encoder_folder
 from m6rec_jax.training.task_data import text_vocabulary
 from m6rec_jax.training.train_state import TrainSetup
@@ -46,10 +47,6 @@ class Objective:
     add_features: Callable[[Batch], Batch] = lambda batch: batch
     evaluated: Callable[[Any], Any] = lambda variables: variables
 
-    def replace(self, **changes: Any) -> Objective:
-        """A copy with other parts."""
-        return dataclasses.replace(self, **changes)
-
 
 def make_objective(
     step: Step, setup: TrainSetup, task: str, vocabulary_fingerprint: str | None
@@ -72,13 +69,15 @@ def make_objective(
     if step.sentences is not None:
         encoder = SentenceEncoder(encoder_folder(step.sentences.encoder), step.sentences.max_tokens)
         logger.info("sentence encoder: fingerprint %s…", encoder.fingerprint[:16])
-        objective = objective.replace(
+        objective = dataclasses.replace(
+            objective,
             loss=with_sentences(objective.loss),
             fingerprints={**objective.fingerprints, SENTENCE_ENCODER: encoder.fingerprint},
             add_features=add_sentences(step.sentences, encoder, text_vocabulary(task)),
         )
     if step.weight_bits is not None:
-        objective = objective.replace(
+        objective = dataclasses.replace(
+            objective,
             loss=with_rounded_weights(objective.loss, step.weight_bits),
             evaluated=jax.jit(functools.partial(rounded, bits=step.weight_bits)),
         )
@@ -103,8 +102,37 @@ def _taught(
     tensors = {name: manifest.to_json()["tensors"].get(name) for name in (PARAMS, PROMPTS)}
     fingerprint = digest({"config": manifest.model_config, "tensors": tensors})  # checksums
     logger.info("teacher: %s, fingerprint %s…", location.folder, fingerprint[:16])
-    return objective.replace(
+    return dataclasses.replace(
+        objective,
         loss=with_teacher(objective.loss, distillation, teacher.model),
         fixed={TEACHER: dict(teacher.variables)},
         fingerprints={TEACHER: fingerprint},
     )
+
+
+def rounded(variables: Any, bits: int) -> Any:
+    """The variables with the backbone that a packed file has (`model.quantization`).
+
+    Gradients pass straight through the rounding (Bengio et al., 2013), so what trains are the
+    floats; a frozen backbone is what prompts find when they are packed with it.
+    """
+
+    def of(weight: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+        near = dequantized(*quantized(jax.lax.stop_gradient(weight), axes, bits))
+        return weight + jax.lax.stop_gradient(near - weight)
+
+    params = variables["params"]
+    leaves = {
+        name: of(leaf, axes) if (axes := scaled_axes(name)) else leaf
+        for name, leaf in flatten(params).items()
+    }
+    return {**variables, "params": unflatten(leaves, params)}
+
+
+def with_rounded_weights(loss: Loss, bits: int) -> Loss:
+    """A loss of the rounded weights: quantisation-aware training."""
+
+    def of_rounded(model: M6Rec, variables: Any, features: Any, **options: Any) -> Any:
+        return loss(model, rounded(variables, bits), features, **options)
+
+    return of_rounded

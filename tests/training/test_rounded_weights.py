@@ -15,7 +15,7 @@ from m6rec_jax.engine.programs.packed_file import quantized_variables
 from m6rec_jax.model.m6rec import M6Rec, initial_features
 from m6rec_jax.model.quantization import SCALE
 from m6rec_jax.objectives import mean_loss, total_loss
-from m6rec_jax.training.rounded_weights import with_rounded_weights
+from m6rec_jax.training.objective import with_rounded_weights
 from tests.training.toy_run import toy_batch, toy_config, toy_train
 
 
