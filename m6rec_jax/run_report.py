@@ -129,11 +129,11 @@ class TaskResult:
         return task_vocabulary(self.task.name)
 
     @functools.cached_property
-    def user_names(self) -> dict[int, str]:
+    def user_names(self) -> Mapping[int, str]:
         """Ids of users by index in the users table; none where rows are not of users."""
         if self.task.view not in _OF_USERS:
             return {}
-        return prepared_rows.user_names(self.task.prepared(), self.task.view, self.split)
+        return prepared_rows.TaskPart(self.task, self.split).user_names()
 
 
 def evaluate_task(

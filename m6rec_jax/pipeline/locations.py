@@ -85,13 +85,6 @@ def prepared(dataset: str, split: str) -> Prepared:
         ) from error
 
 
-def prepared_view(dataset: str, split: str, view: str) -> Path:
-    """Folder of a view's TFDS shards; raises DataError where it is not prepared."""
-    data = prepared(dataset, split)
-    data.num_rows(view)  # raises where the view is missing
-    return data.tfds_folder(view)
-
-
 def load_vocabulary(dataset: str, split: str) -> Vocabulary:
     """The vocabulary of a task, or of the run that reads it; raises ConfigError without a file."""
     path = path_of(os.environ.get(OWN_VOCABULARY_VARIABLE) or vocabulary_file(dataset, split))

@@ -113,12 +113,6 @@ def past_items(prepared: Prepared, part: str) -> list[np.ndarray]:
     return before_rows
 
 
-def user_names(prepared: Prepared, view: str, part: str) -> dict[int, str]:
-    """Ids of the users of a part, by index into the users table."""
-    rows = read_rows(prepared, view, part, ("user_index", "user_id"))
-    return {int(row["user_index"]): row["user_id"] for row in rows}
-
-
 class TaskPart:
     """The `jobs.job.TaskData` of a registered task and one part of its data."""
 
@@ -133,7 +127,7 @@ class TaskPart:
         return read_rows(self.prepared(), self.view, part or self.part, columns)
 
     def user_names(self) -> Mapping[int, str]:
-        return user_names(self.prepared(), self.view, self.part)
+        return {row["user_index"]: row["user_id"] for row in self.rows(("user_index", "user_id"))}
 
     @property
     def repeats_count(self) -> bool:

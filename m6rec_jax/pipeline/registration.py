@@ -20,6 +20,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import gin
@@ -83,6 +84,12 @@ class TaskInfo:
                 "(docs/seqio_tasks.md)"
             )
         return locations.prepared(self.dataset, self.split)
+
+    def folder(self) -> Path:
+        """That of the view's records; raises as `prepared`, or DataError where it is not there."""
+        prepared = self.prepared()
+        prepared.num_rows(self.view)
+        return prepared.tfds_folder(self.view)
 
     def fingerprint(self, split: str) -> str | None:
         """Equal ones are of rows prepared alike from equal data; None: of another source."""
@@ -266,10 +273,7 @@ def _register(
         info = dataclasses.replace(task, name=f"{name}_{task.name}", dataset=dataset, split=split)
         seqio.TaskRegistry.add(
             info.name,
-            source=PreparedSource(
-                functools.partial(locations.prepared_view, dataset, split, info.view),
-                shuffle_buffer_size,
-            ),
+            source=PreparedSource(info.folder, shuffle_buffer_size),
             preprocessors=[
                 functools.partial(
                     getattr(preprocessors, info.rows),
