@@ -30,6 +30,7 @@ from m6rec_jax.data.splitting.splits import PARTS
 from m6rec_jax.data.store import tfrecords, views
 from m6rec_jax.data.store.prepared import STATISTICS
 from m6rec_jax.errors import DataError
+from m6rec_jax.io.atomic import to_disk
 from m6rec_jax.io.mapped_arrays import mapped_array, open_arrays
 from m6rec_jax.text.templates import DatasetTemplate
 
@@ -220,6 +221,7 @@ class Job:
         answers = mapped_array(path, np.float64, (2, ends[-1] if ends else 0))
         for end, answer in zip(ends, counts.answer(queries, groups), strict=True):
             answers[:, end - answer.shape[1] : end] = answer
+        to_disk(path)
         if numbers.stop == len(order):
             counts.advance(len(timeline.time))
             keys, counters = counts.pairs.to_arrays()

@@ -38,6 +38,7 @@ from m6rec_jax.data.splitting.splits import STATISTICS_PARTS
 from m6rec_jax.data.store.prepared import CATALOGUE, STATISTICS, write_catalogue
 from m6rec_jax.data.store.tfrecords import ShardFile
 from m6rec_jax.errors import DataError
+from m6rec_jax.io.atomic import to_disk
 from m6rec_jax.io.mapped_arrays import mapped_array, open_arrays
 from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.io.workers import Processes, RayWorkers, Threads, Workers, num_processors
@@ -90,6 +91,8 @@ def run(
 
         def each(title: str, step: Callable[[Job, Any], Any], pieces: Sequence[Any]) -> list[Any]:
             """The results of a step for pieces of work, in their order; the title is shown."""
+            if engine == "ray":  # what is mapped here reaches other machines by way of the disk
+                to_disk(*job.folder.rglob("*.npy"))
             results = workers.map(step, pieces)
             return list(progress_bar(results, title, total=len(pieces), disable=not progress))
 
@@ -141,9 +144,8 @@ def _sort_events(job: Job, events: EventTable, shards: int) -> np.ndarray:
     """Writes the timeline, and the events of the shards one by one; returns `Job.sizes`."""
     parts = (*STATISTICS_PARTS, *parts_of_users(job.visible_parts))
     size = events.number(f"SELECT count(*) FROM events WHERE part IN {parts}")
-    in_time, at_least = events.ordered("time, row", parts), job.dataset.spec.label.at_least
-    sizes = size, events.num_rows, len(job.held_out)
-    Timeline.write(job.folder / "timeline", in_time, *sizes, at_least)
+    sizes = size, events.num_rows, len(job.held_out), job.dataset.spec.label.at_least
+    Timeline.write(job.folder / "timeline", events.ordered("time, row", parts), *sizes)
     batches = events.ordered(f"user % {shards}, user, time, row")
     of_shards = np.zeros(shards, np.int64)
     with pa.ipc.new_file(str(job.folder / "events.arrow"), batches.schema) as writer:
@@ -172,10 +174,7 @@ def _weigh_items(job: Job, counts: np.ndarray) -> None:
 
 
 def _answer(job: Job, each: Callable[..., Any], number: int, shards: Sequence[int]) -> None:
-    """Counts pairs of items by time slices, at most `number`; saves what they say to shards.
-
-    Whatever grows with the number of rows lies in files that are mapped, not in memory.
-    """
+    """Counts pairs of items by time slices, at most `number`; saves what they say to shards."""
     each("asking", Job.ask, shards)
     folders = [job.folder / f"queries-{shard}" for shard in shards]
     groups = NeighbourQueries.join(job.folder / "queries", folders).groups

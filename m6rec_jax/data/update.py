@@ -159,10 +159,7 @@ def _add_split(
         made_of = {view: EVENT_VIEWS[view].fingerprint(*how) for view in old.views}
         names = [view for view, entry in old.views.items() if entry.fingerprint == made_of[view]]
         if others := sorted(made_of.keys() - names):
-            log.warning(
-                "%s: no new part; prepared with other settings than the last views",
-                ", ".join(others),
-            )
+            log.warning("%s: no new part, as other settings made them", ", ".join(others))
         counted, shared = not views.COUNTED.isdisjoint(old.views), scratch / "shared"
         rendered, _ = run(job, events, old.shards, names, shared, counted, progress=progress)
     places = {shared: folder, saved.parent: folder / EVENTS}
