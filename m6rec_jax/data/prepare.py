@@ -222,7 +222,7 @@ def _counted(events: EventTable, assignment: Assignment) -> Manifest:
         dataset_spec={"repeats": protocol},
         counts={
             "users": num_users,
-            "acting_users": len(events.acting_users()),
+            "acting_users": events.number("SELECT count(DISTINCT user) FROM events"),
             "items": dataset.items.num_rows,
             "events": part_counts(assignment.codes),
             "held_out_items": int(assignment.held_out.sum()),

@@ -150,22 +150,6 @@ def test_files_of_parts(tmp_path):
         prepare_corpus(Dialogues(folder), tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"format": "inspire"}, "format"),
-        ({"files": "none.tsv"}, r"none\.tsv does not exist"),
-        ({"file": "dev.tsv"}, "did you mean 'files'"),
-    ],
-)
-def test_a_wrong_description_is_refused(tmp_path, changes, message):
-    folder = files.write_inspired_folder(tmp_path / "talks", 3)
-    spec = json.loads((folder / "dialogues.json").read_text()) | changes
-    (folder / "dialogues.json").write_text(json.dumps(spec))
-    with pytest.raises(DataError, match=message):
-        Dialogues(folder)
-
-
 def test_attributes_are_joined_by_title_and_the_nearest_year(tmp_path):
     kinds = {"title": "string", "year": "int", "genres": "list<string>"}
     spec = DatasetSpec.from_dict(
@@ -258,21 +242,6 @@ def test_broken_rows_of_inspired_are_named(tmp_path, change, where):
     path.write_text(change(path.read_text()))
     with pytest.raises(DataError, match=where):
         list(read_inspired(path))
-
-
-@pytest.mark.parametrize(
-    "broken",
-    [
-        *("{", "[]", "{}", '{"movieMentions": 3}', '{"movieMentions": {"1": 3}, "messages": []}'),
-        json.dumps(files.redial(2)).replace("Hi", "\\ud800"),  # half a character
-    ],
-)
-def test_broken_lines_of_redial_are_named(tmp_path, broken):
-    path = files.write_redial(tmp_path / "a.jsonl", [files.redial(1)])
-    with path.open("a") as file:
-        file.write(f"\n{broken}\n")
-    with pytest.raises(DataError, match=r"a\.jsonl, line 3"):
-        list(read_redial(path))
 
 
 @given(st.lists(st.tuples(st.sampled_from([7, 9]), st.text(max_size=20)), max_size=6))

@@ -13,7 +13,7 @@ from m6rec_jax.data import prepare as prepare_module
 from m6rec_jax.data.prepare import prepare
 from m6rec_jax.data.prepare_options import PrepareOptions
 from m6rec_jax.data.rendering.vocabulary_text import train_on_prepared
-from m6rec_jax.data.splitting.negatives import corrected_probability
+from m6rec_jax.data.splitting.negatives import NegativeSampler, corrected_probability
 from m6rec_jax.data.store.manifest import MANIFEST, Manifest
 from m6rec_jax.data.store.prepared import EVENTS, Prepared
 from m6rec_jax.errors import ConfigError, DataError
@@ -295,6 +295,25 @@ def test_purchases_get_sampled_negatives(write_shop, tmp_path: Path) -> None:
     # As JSON, where one missing rating (NaN) equals another.
     texts = [json.dumps(rows_of(found, "groups", "*")) for found in (prepared, again, other)]
     assert texts[0] == texts[1] != texts[2]
+
+
+def test_negatives_by_popularity() -> None:
+    counts = np.zeros(50)
+    counts[7:9] = 100
+
+    def share(power: float) -> float:
+        sampler = NegativeSampler(50, power)
+        cumulative = np.cumsum(sampler.weights(counts))
+        drawn = [sampler.draw(cumulative, str(n), [8], [], [], 1)[0][0] for n in range(300)]
+        assert 8 not in drawn
+        return drawn.count(7) / 300
+
+    assert share(0.0) == pytest.approx(1 / 49, abs=0.03)
+    assert share(1.0) == pytest.approx(101 / 149, abs=0.08)
+    # Whoever acted on nearly everything gets what is left.
+    sampler = NegativeSampler(50, 1.0, never=[49])
+    cumulative = np.cumsum(sampler.weights(counts))
+    assert sorted(sampler.draw(cumulative, "k", [0], range(1, 46), [], 5)[0]) == [46, 47, 48]
 
 
 @pytest.mark.parametrize("rate", [0.1, 1.8])

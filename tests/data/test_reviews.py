@@ -68,12 +68,19 @@ def test_without_a_split_it_is_drawn(tmp_path):
 @pytest.mark.parametrize(
     "bad",
     [
-        *("{", "", "[" * 100_000, '{"user": "\\ud800"}', '["no", "object"]', '{"user": "u"}'),
+        *(
+            "{",
+            "",
+            '{"other": ' + "[" * 100_000,
+            '{"user": "\\ud800"}',
+            '["no", "object"]',
+            '{"user": "u"}',
+        ),
         json.dumps({**REVIEWS[0], "user": None}),
         json.dumps({**REVIEWS[0], "split": "dev"}),
         *(
             json.dumps({**REVIEWS[0], "template": template})
-            for template in (["a", "b", "c"], ["", "b", "c", 1], ["a", "b", 3, 1])
+            for template in (["a", "b", "c"], list("abcde"), ["", "b", "c", 1], ["a", "b", 3, 1])
         ),
     ],
 )

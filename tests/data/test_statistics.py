@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,6 +16,7 @@ from m6rec_jax.data.features.features import feature_names
 from m6rec_jax.data.features.neighbours import PairCounts
 from m6rec_jax.data.features.statistics import KnownUser, Statistics
 from m6rec_jax.data.features.statistics_settings import StatisticsOptions
+from m6rec_jax.data.features.timeline import Timeline
 from m6rec_jax.data.features.value_factors import FIRST_FIT, ValueFactors
 from m6rec_jax.errors import DataError
 from m6rec_jax.text import verbalize
@@ -453,3 +455,28 @@ def test_pair_counts_equal_a_dictionary(
     for (one, other), entry in expected.items():
         square[:, one, other] = square[:, other, one] = entry
     np.testing.assert_array_equal(everything, square)
+
+
+def test_pairs_of_many_items_are_told_apart() -> None:
+    """Keys of items from 2^21 on have more digits than a float."""
+    ones = np.full(4, 2**22 + 1)
+    others = ones + np.arange(1, 5)
+    counts = PairCounts(2**23, others=ones << 32 | others)
+    counts.add(ones, others, np.arange(4.0))
+    keys, counters = counts.to_arrays()
+    np.testing.assert_array_equal(keys, ones << 32 | others)
+    np.testing.assert_array_equal(counters[:, 1], np.arange(4))
+
+
+def test_items_are_counted_however_many_events_there_are(tmp_path: Path) -> None:
+    """The product of items and events is beyond 32 bits."""
+    size = 50_000
+    number, item = np.arange(size), np.arange(size, dtype=np.int32)
+    columns = {"row": number, "user": item, "item": item, "time": 1.0 * number}
+    columns |= {"value": np.ones(size), "part": np.zeros(size, np.int8)}
+    batches = pa.table(columns).to_batches()
+    timeline = Timeline.write(tmp_path / "timeline", batches, size, size, size, 4.0)
+    counts = timeline.of_items(item, np.full(size, size))
+    assert counts.events.tolist() == counts.value.tolist() == [1] * size
+    assert timeline.of_items(item, number).events.sum() == 0
+    np.testing.assert_array_equal(timeline.first_place, number)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import io
-import os
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +12,6 @@ from sentencepiece import sentencepiece_model_pb2
 
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.text.vocabulary import Vocabulary
-
-T5_SPIECE = os.environ.get("M6REC_T5_SPIECE")
-needs_t5 = pytest.mark.skipif(
-    not T5_SPIECE, reason="set M6REC_T5_SPIECE to T5's spiece.model to run this"
-)
 
 # Any code point at all: lone surrogates, NUL, private use, unassigned.
 any_text = st.text(st.characters(exclude_categories=()), max_size=60)
@@ -152,17 +146,3 @@ def test_unreadable_files(tmp_path: Path, model_file: str, behaviours: list[str]
     broken.write_bytes(content_with_bos.getvalue())
     with pytest.raises(ConfigError, match="pad, eos and unk"):
         Vocabulary(broken)
-
-
-@needs_t5
-def test_t5_layout() -> None:
-    assert T5_SPIECE
-    vocabulary = Vocabulary(T5_SPIECE)
-    assert (vocabulary.num_pieces, vocabulary.size) == (32_000, 32_128)
-    assert vocabulary.sentinel_ids[0] == 32_099
-    assert vocabulary.sentinel_ids[99] == 32_000
-    assert vocabulary.source_bos_id == 32_100
-    # Ids of T5's own tokenizer for this sentence.
-    assert vocabulary.encode("translate English to German: That is good.") == [
-        13959, 1566, 12, 2968, 10, 466, 19, 207, 5
-    ]  # fmt: skip

@@ -287,6 +287,7 @@ class _Candidates:
 
 # Name -> traits of `StatisticsSettings` that it rests on, its numbers, NaN for none, and wording.
 _Table = Mapping[str, tuple[str, Callable[..., np.ndarray], Wording]]
+_Formulas = dict[str, tuple[Callable[..., np.ndarray], Wording]]
 _OF_USERS: _Table = {
     "user_count": ("", lambda u: u.count.events, COUNT),
     "user_positive_percent": ("labels", lambda u: u.user_share, PERCENT),
@@ -306,15 +307,13 @@ _OF_CANDIDATES: _Table = {
     "user_neighbours_times": ("neighbours purchases", lambda c: c.pairs[1], TIMES),
     "user_taste_difference": ("neighbours values", lambda c: c.pairs[0], DIFFERENCE),
     "user_expected_value": ("factors", lambda c: c.users.expected(c.items, c.owners), VALUE),
+    # For each column of `statistics.by`, whose name takes the place of the braces.
+    "user_{}_percent": ("labels", lambda c, field: c.share_met(field), PERCENT),
 }
-# For each column of `statistics.by`, whose name takes the place of the braces.
-_OF_FIELDS: _Table = {"user_{}_percent": ("labels", lambda c, field: c.share_met(field), PERCENT)}
 _VALUES_MET = "user_{}_counts"
 
 
-def _existing(
-    table: _Table, settings: StatisticsSettings
-) -> dict[str, tuple[Callable[..., np.ndarray], Wording]]:
+def _existing(table: _Table, settings: StatisticsSettings) -> _Formulas:
     return {
         name: (numbers, wording)
         for name, (needs, numbers, wording) in table.items()
@@ -322,14 +321,12 @@ def _existing(
     }
 
 
-def _of_candidates(
-    settings: StatisticsSettings,
-) -> dict[str, tuple[Callable[..., np.ndarray], Wording]]:
-    features = _existing(_OF_CANDIDATES, settings)
-    for name, (numbers, wording) in _existing(_OF_FIELDS, settings).items():
-        for field in settings.by:
-            features[name.format(field)] = functools.partial(numbers, field=field), wording
-    return features
+def _of_candidates(settings: StatisticsSettings) -> _Formulas:
+    return {
+        name.format(field): (functools.partial(numbers, field=field) if field else numbers, wording)
+        for name, (numbers, wording) in _existing(_OF_CANDIDATES, settings).items()
+        for field in (settings.by if "{}" in name else ("",))
+    }
 
 
 def user_feature_names(settings: StatisticsSettings) -> tuple[str, ...]:

@@ -63,8 +63,9 @@ class PairCounts:
         self._num_items, self._keys, size = num_items, np.zeros(0, np.int64), num_items**2
         if num_items > DENSE_ITEMS:
             # All pairs that do not occur have the last place.
-            keys_there = np.union1d(keys, others).astype(np.int64)
-            self._keys = np.append(keys_there, np.iinfo(np.int64).max)
+            # As integers: numbers of so many digits are not exact as floats.
+            occurring = np.union1d(np.asarray(keys, np.int64), np.asarray(others, np.int64))
+            self._keys = np.append(occurring, np.iinfo(np.int64).max)
             size = len(self._keys)
         # Counts are exact up to 2^24.
         self._counts = np.zeros((2, size), np.float32)

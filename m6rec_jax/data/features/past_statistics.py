@@ -65,9 +65,10 @@ class PastStatistics:
     ) -> None:
         self.settings, self.timeline = settings, timeline
         self.item_values = {field: ItemValues.of(items, field) for field in settings.by}
-        self.item_number = np.argsort(np.argsort(timeline.first_place(), kind="stable"))
+        self.item_number = np.argsort(np.argsort(timeline.first_place, kind="stable"))
         self.fitted = FittedFactors(factors, timeline, settings.options)
         self._refreshes = schedule(1, next_refresh, int(timeline.count[-1]))
+        self._refresh_places = np.searchsorted(timeline.count, self._refreshes)
 
     def overall(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Share of positive events, mean value, and how far values lie from it at places `[n]`."""
@@ -95,8 +96,7 @@ class PastStatistics:
 
     def population(self, epoch: int) -> dict[str, Population]:
         """The numbers that items are compared by in one of the epochs; -1: the last one."""
-        timeline = self.timeline
-        place = np.searchsorted(timeline.count, self._refreshes[epoch])
+        timeline, place = self.timeline, self._refresh_places[epoch]
         items = np.arange(len(timeline.item_start) - 1)
         counts = timeline.of_items(items, place)
         known = counts.events > 0

@@ -76,6 +76,7 @@ class Statistics:
         factors      bias and one column for each factor, of the items of the last fit
 
     Attributes:
+      share, mean, spread: of all events, as `Timeline` has them.
       item_ids: id -> number.
       items: columns of the table, but for the ids.
       item_values: of each column of `by`, which users' events are counted by.
@@ -86,6 +87,9 @@ class Statistics:
         self, settings: StatisticsSettings, totals: Totals, tables: Mapping[str, pa.Table]
     ) -> None:
         self.settings, self.totals, self._tables = settings, totals, tables
+        events = max(1, totals.events)
+        self.share, self.mean = totals.positive / events, totals.value / events
+        self.spread = math.sqrt(totals.square / events) if totals.square else 1.0
         columns = {
             name: {field: tables[name][field].to_numpy() for field in tables[name].column_names}
             for name in _TABLES
@@ -256,21 +260,6 @@ class Statistics:
         counts, of = self.of_items(items, items), self.items
         means = self.settings.smoothed(counts.value, counts.events, self.mean)
         return ItemSums(of["holders"][items], of["square"][items], means)
-
-    @property
-    def share(self) -> float:
-        """Share of positive events; 0 before the first."""
-        return self.totals.positive / self.totals.events if self.totals.events else 0.0
-
-    @property
-    def mean(self) -> float:
-        """Mean value; 0 before the first."""
-        return self.totals.value / self.totals.events if self.totals.events else 0.0
-
-    @property
-    def spread(self) -> float:
-        """How far values lie from their mean (root mean square); 1 before two of them differ."""
-        return math.sqrt(self.totals.square / self.totals.events) if self.totals.square else 1.0
 
     # ---- as `past_statistics.PastStatistics` has it, at the only place there is
 

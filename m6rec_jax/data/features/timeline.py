@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -104,7 +105,8 @@ class Timeline(MappedArrays):
         folder.mkdir()
         kinds = {"time": float, "user": np.int32, "item": np.int32, "value": float, "counted": bool}
         events = {n: mapped_array(folder / f"{n}.npy", kind, (size,)) for n, kind in kinds.items()}
-        place_of_row = mapped_array(folder / "place_of_row.npy", np.int64, (num_rows,))
+        whole = np.int32 if size < 2**31 else np.int64
+        place_of_row = mapped_array(folder / "place_of_row.npy", whole, (num_rows,))
         end = 0
         for batch in batches:
             start, end = end, end + len(batch)
@@ -121,17 +123,18 @@ class Timeline(MappedArrays):
             np.save(folder / f"{name}.npy", array)
             return array
 
-        save("positive", sums_before(liked))
-        count = save("count", sums_before(counted))
+        save("positive", sums_before(liked, whole))
+        count = save("count", sums_before(counted, whole))
         total = save("total", sums_before(np.where(counted, value, 0.0)))
         difference = value - _mean(total[:-1], count[:-1])
         save("square", sums_before(np.where(counted, difference**2, 0.0)))
         del count, total, difference
         places = np.flatnonzero(counted)
         places = places[np.argsort(item[places], kind="stable")]
-        starts = save("item_start", sums_before(np.bincount(item[places], minlength=num_items)))
+        of_items = np.bincount(item[places], minlength=num_items)
+        starts = save("item_start", sums_before(of_items, whole))
         save("item_key", item[places].astype(np.int64) * (size + 1) + places)
-        save("item_positive", sums_before(liked[places]))
+        save("item_positive", sums_before(liked[places], whole))
         save("item_total", running_sums(value[places], starts))
         return cls.open(folder)
 
@@ -155,17 +158,20 @@ class Timeline(MappedArrays):
     def of_items(self, items: np.ndarray, places: np.ndarray) -> Counts:
         """Counted events of items `[n]` at places `[n]`."""
         start = self.item_start[items]
-        end = np.searchsorted(self.item_key, items * (len(self.time) + 1) + places)
+        keys = items.astype(np.int64) * (len(self.time) + 1) + places
+        end = np.searchsorted(self.item_key, keys)
         count = end - start
-        positive = self.item_positive[end] - self.item_positive[start]
+        positive = np.subtract(self.item_positive[end], self.item_positive[start], dtype=np.int64)
         total = np.where(count > 0, self.item_total[np.maximum(end - 1, 0)], 0.0)
         return Counts(count, positive, total)
 
+    @cached_property
     def first_place(self) -> np.ndarray:
         """Place of each item's first counted event `[items]`; past all for one that has none."""
-        first = np.full(len(self.item_start) - 1, len(self.time))
-        items, keys = np.divmod(self.item_key, len(self.time) + 1)
-        np.minimum.at(first, items, keys)
+        size, starts = len(self.time), self.item_start
+        first = np.full(len(starts) - 1, size)
+        counted = starts[1:] > starts[:-1]
+        first[counted] = self.item_key[starts[:-1][counted]] % (size + 1)
         return first
 
 
@@ -205,9 +211,11 @@ def running_sums(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
     return sums
 
 
-def sums_before(terms: np.ndarray) -> np.ndarray:
-    """Sums of the terms `[n]` before each, and of all `[n + 1]`."""
-    return np.append(0, np.cumsum(terms))
+def sums_before(terms: np.ndarray, kind: type[np.generic] | None = None) -> np.ndarray:
+    """Sums of the terms `[n]` before each, and of all `[n + 1]`; `kind` None is 64 bits wide."""
+    sums = np.zeros(len(terms) + 1, kind or np.result_type(terms, np.int64))
+    np.cumsum(terms, out=sums[1:])
+    return sums
 
 
 def _mean(total: np.ndarray, count: np.ndarray) -> np.ndarray:

@@ -35,8 +35,8 @@ class Grouping:
       strict: history ends strictly before the *time* of the group's first row (scoring); otherwise
         before that row in the user's order, so that events of the same moment are in (retrieval).
       repeats: whether repeats are rows; otherwise they only are in histories, and separate groups.
-      with_seen: negatives are sampled. Where `strict`, groups are left out that only repeat what
-        the user had, and nothing else that the user had is left to stand beside.
+      with_seen: negatives are sampled. Groups are left out that only repeat what the user had, and
+        nothing else that the user had is left to stand beside.
     """
 
     size: int
@@ -221,7 +221,7 @@ class UserEvents:
         """Which events of the past have items that can resemble others `[past]` bool."""
         return np.ones(len(self.past), bool)
 
-    @property
+    @cached_property
     def _pairs(self) -> np.ndarray:
         return _numbered(self.past_start, self.item[self.past])
 
@@ -305,7 +305,7 @@ class ShardEvents(UserEvents):
         """The rows of a view, grouped."""
         if grouping not in self._groups:
             groups = self._grouped(grouping)
-            if grouping.with_seen and grouping.strict:
+            if grouping.with_seen:
                 groups = self._with_others(groups)
             self._groups[grouping] = groups
         return self._groups[grouping]
@@ -362,7 +362,7 @@ class ShardEvents(UserEvents):
         """
         before = sums_before(~np.isin(self.part[self.past], STATISTICS_PARTS))
         later = before[1:] > before[self.past_start]
-        first = self.timeline.first_place()[self.item[self.past]]
+        first = self.timeline.first_place[self.item[self.past]]
         return ~later | (first < self._place(self.past))
 
     def places_of_entries(self) -> np.ndarray:

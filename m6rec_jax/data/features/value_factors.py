@@ -174,7 +174,7 @@ class FittedFactors:
         if len(factors.item_bias):
             done = int(np.searchsorted(self.schedule, num_events, side="right"))
             self._save(done - 1, factors)
-        first = np.sort(timeline.first_place())
+        first = np.sort(timeline.first_place)
         places = np.searchsorted(timeline.count, self.schedule[done:]).tolist()
         for number, place in enumerate(places, done):
             inside = entries.at(place)

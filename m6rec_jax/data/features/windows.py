@@ -21,7 +21,7 @@ class WindowEntries(MappedArrays):
     Attributes:
       user, item: their numbers, in the order in which they came first `[entries]`.
       place: of the event in the timeline `[entries]`.
-      forgotten: place of the entry that put this one out of the window `[entries]`.
+      forgotten: place of the entry that put this one out of the window, or past all `[entries]`.
       value: that the user gave the item `[entries]`.
       difference: of the value from the mean of all before `[entries]`.
       low: the window that it came to was that of the entries from this one up to it `[entries]`.
@@ -58,7 +58,8 @@ class WindowEntries(MappedArrays):
         by_user = np.argsort(place[low])
         users = Ranges(low[by_user], np.append(low[1:], len(place))[by_user])
         place, user = place[users.numbers], users.owners
-        forgotten = np.full(len(place), np.iinfo(np.int64).max)
+        kind = np.int32 if len(timeline.time) < 2**31 else np.int64
+        forgotten = np.full(len(place), len(timeline.time), kind)
         same = user[:-window] == user[window:]
         forgotten[:-window][same] = place[window:][same]
         return cls(
@@ -68,8 +69,8 @@ class WindowEntries(MappedArrays):
             forgotten,
             timeline.value[place],
             timeline.value[place] - timeline.mean(place),
-            np.maximum(users.offsets[user], np.arange(len(user)) - window),
-            np.argsort(place),
+            np.maximum(users.offsets[user], np.arange(len(user)) - window).astype(kind),
+            np.argsort(place).astype(kind),
         )
 
     def at(self, place: int) -> np.ndarray:

@@ -219,7 +219,7 @@ def json_lines(path: Path, kind: type[_Line]) -> Iterator[_Line]:
     for number, line in numbered_lines(path):
         try:
             decoded = decoder.decode(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{path}, line {number}: {error}") from error
         yield decoded
 

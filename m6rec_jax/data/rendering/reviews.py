@@ -49,7 +49,7 @@ class ReviewSpec(msgspec.Struct, frozen=True):
     licence: str = ""
 
 
-class Said(msgspec.Struct, frozen=True, array_like=True):
+class Said(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """What a sentence of a review says: a feature, an opinion of it, and whether that is good."""
 
     feature: str

@@ -205,10 +205,6 @@ class EventTable:
             f"(FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {_ROW_GROUP})"
         )
 
-    def acting_users(self) -> list[int]:
-        """Indices of the users that have an event, ascending."""
-        return [user for (user,) in self.query("SELECT DISTINCT user FROM events ORDER BY user")]
-
     def _ordered(self, order: str, parts: Sequence[int] | None = None) -> str:
         where = f"part <> {EXCLUDED}" if parts is None else f"part IN {tuple(parts)}"
         return f"SELECT {_COLUMNS}, part FROM events WHERE {where} ORDER BY {order}"
