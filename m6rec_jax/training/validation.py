@@ -195,6 +195,8 @@ class Validator:
                 self._compiled = compile_step(
                     setup, eval_step, state, features, updates_state=False
                 )
+                if rows := getattr(batches, "read_rows", None):  # of the pipeline's batches
+                    logger.info("validation on %s rows, the same ones each time", f"{rows:,}")
             sums.append(jax.device_get(self._compiled(state, features)))
         metrics = evaluation_means(sums, tuple(self._jobs)) if sums else {}
         if evaluate is not None:
@@ -202,6 +204,6 @@ class Validator:
                 return None
             variables = self._objective.evaluated(state.variables)
             metrics = dict(evaluate(setup.model, variables, step)) | metrics
-        if rows := getattr(batches, "read_rows", 0):  # of the pipeline's batches
+        if rows := getattr(batches, "read_rows", None):
             metrics["rows"] = rows
         return {f"validation/{name}": float(value) for name, value in metrics.items()}
