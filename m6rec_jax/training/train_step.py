@@ -87,7 +87,8 @@ def make_train_step(
         if accumulation_steps == 1:
             (total, metrics), grads = gradient(trained, features, key, None)
         else:
-            counts = _summed(jax.lax.map(counts_of, dict(features)))
+            of_parts = jax.lax.map(counts_of, dict(features))
+            counts = {name: jnp.sum(count, axis=0) for name, count in of_parts.items()}
             parts = (jnp.arange(accumulation_steps), dict(features))
             (total, metrics), grads = _added_up(
                 lambda part: gradient(trained, part[1], jax.random.fold_in(key, part[0]), counts),
@@ -210,10 +211,6 @@ def _added_up(function: Callable[[Any], Any], parts: Any) -> Any:
     shapes = jax.eval_shape(function, jax.tree.map(lambda x: x[0], parts))
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     return jax.lax.scan(add, zeros, parts)[0]
-
-
-def _summed(tree: PyTree) -> PyTree:
-    return jax.tree.map(lambda x: jnp.sum(x, axis=0), tree)
 
 
 def _tokens(features: Features) -> Array:
