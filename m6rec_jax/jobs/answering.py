@@ -106,16 +106,10 @@ class Answerer(abc.ABC, Generic[TaskState]):
 
     def __init__(self, resources: Resources) -> None:
         self.resources = resources
-        self._states: dict[str, TaskState] = {}
 
     def of_task(self, task: str) -> TaskState:
         """What answering a task takes, made once; errors as `open_task`."""
-        if task not in self._states:
-            # The lock of the resources: what they make may ask for a task's state.
-            with self.resources.lock:
-                if task not in self._states:
-                    self._states[task] = self.open_task(task)
-        return self._states[task]
+        return self.resources.once((self, task), lambda: self.open_task(task))
 
     @abc.abstractmethod
     def open_task(self, task: str) -> TaskState:

@@ -307,7 +307,7 @@ def register(job: type[Job]) -> type[Job]:
 
 
 def jobs() -> Mapping[str, Job]:
-    """All jobs by kind; the modules of this folder register theirs."""
+    """All jobs by kind, in the order of their names; the modules of this folder register theirs."""
     return dict(sorted(_JOBS.items()))
 
 

@@ -126,10 +126,11 @@ class Resources:
 
     def once(self, key: Any, make: Callable[[], T]) -> T:
         """What `make` gives, unless it was made before, also for `earlier`, by an equal key."""
-        with self.lock:
-            if key not in self._made:
-                self._made[key] = self.earlier.pop(key) if key in self.earlier else make()
-            made: T = self._made[key]
+        if key not in self._made:
+            with self.lock:
+                if key not in self._made:
+                    self._made[key] = self.earlier.pop(key) if key in self.earlier else make()
+        made: T = self._made[key]
         return made
 
     def warm_once(self, key: Any, warm_up: Callable[[], Any]) -> None:

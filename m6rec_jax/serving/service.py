@@ -116,8 +116,8 @@ class Service:
                 "chat` talks with the model"
             )
         name = job or settings.kind
-        known = [kind for kind, found in jobs().items() if found.answers()]
-        if name not in known:
+        if name not in jobs() or not job_of(name).answers():
+            known = [kind for kind, one in jobs().items() if one.answers()]
             raise ConfigError(
                 f"requests are answered by {', '.join(known)}, not by '{name}'"
                 f"{did_you_mean(name, known)}; name one of these jobs (--gin.JOB=NAME)"

@@ -1,6 +1,5 @@
 """What requests about data with repeats are answered: nothing is hidden, two rates of negatives."""
 
-import contextlib
 from types import SimpleNamespace
 from typing import Any
 
@@ -38,7 +37,7 @@ def answers(settings: TaskSettings) -> ScoringAnswers:
         check_task=lambda task: None, score_requests=score_requests, warm_up=None
     )
     resources = SimpleNamespace(
-        lock=contextlib.nullcontext(),
+        once=lambda _, make: make(),
         settings=lambda task: settings,
         scorer=lambda: scorer,
         renderer=lambda task: RequestRenderer(DatasetTemplate.parse(TEMPLATE, "here"), known),
