@@ -145,7 +145,7 @@ def test_an_export_is_served(exported: Path, run: Path, served: Path, tmp_path: 
     found = []
     for own in (service, Service.open(run, options=options)):
         accepted = own.accept(row, **asked)
-        found.append(own.answer([accepted])[0].values["item_ids"])
+        found.append(own.answer([accepted])[0].columns()["item_ids"])
     assert found[0] == found[1]
     assert "f3" not in found[0]
     scorer = load_model(exported, step=7).likelihood_scorer("ctr", contrast=("liked", "disliked"))

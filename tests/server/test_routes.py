@@ -137,7 +137,7 @@ def test_recommends_what_was_found_reranked_and_scored(
     found = post(client, "/v1/recommend", row)
     assert found["scored_by"]["task"] == "ctr"
     reranked = answer(service, row | {"k": 20}, "next", "reranking")
-    of_id = dict(zip(reranked.item_ids, reranked.scores.tolist(), strict=True))
+    of_id = {item.id: item.score for item in reranked.items}
     scored = answer(service, row | {"candidates": list(of_id)}, "ctr")
     best = sorted(scored.items, key=lambda item: -item.score)[:3]
     assert [item["id"] for item in found["items"]] == [item.id for item in best]
