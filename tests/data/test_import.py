@@ -267,13 +267,15 @@ def test_long_sequences_are_read_of_the_folder_that_is_named(tmp_path: Path) -> 
 
 
 def test_splits_and_templates_of_sequences_know_no_time(tmp_path: Path) -> None:
-    source = write(tmp_path / "soaps", sequences_txt=SEQUENCES, items_tsv=PRODUCTS)
+    items = PRODUCTS.replace("text", "text (short)", 1)
+    source = write(tmp_path / "soaps", sequences_txt=SEQUENCES, items_tsv=items)
     import_dataset("sequences", source, tmp_path / "out")
     spec = spec_of(tmp_path / "out")
     assert spec["name"] == "soaps"
     assert spec["repeats"] == "count"
-    candidate = "{text}[, had it {user_item_times} times]"
-    assert spec["template"] == {"event": "{text}", "candidate": candidate, "item": "{text}"}
+    candidate = "{text_short}[, had it {user_item_times} times]"
+    text = "{text_short}"
+    assert spec["template"] == {"event": text, "candidate": candidate, "item": text}
     assert spec["provenance"]["notes"][-1].startswith("no times: 'position' is ")
     events = Dataset.open(tmp_path / "out").events()
     events = events.sort_by([("user_index", "ascending"), ("time", "ascending")])
@@ -291,6 +293,10 @@ def test_splits_and_templates_of_sequences_know_no_time(tmp_path: Path) -> None:
         (
             {"sequences_txt": SEQUENCES, "items_tsv": PRODUCTS.split("\n", 1)[1]},
             r"items\.tsv, line 1: '1' is an item",
+        ),
+        (
+            {"sequences_txt": SEQUENCES, "items_tsv": PRODUCTS.replace("text", "Item ID")},
+            r"items\.tsv, line 1: the field 'Item ID' is there twice",
         ),
         (
             {"sequences_txt": SEQUENCES, "items_tsv": "1\n2\n"},

@@ -6,7 +6,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from m6rec_jax.data.dataset.reading import EVENT_SCHEMA, Dataset
-from m6rec_jax.data.dataset.values import out_of_range
 from m6rec_jax.errors import DataError
 from m6rec_jax.text.records import Item, User
 
@@ -104,13 +103,6 @@ def test_a_table_in_several_files_is_numbered_on(shop):
     edit(shop / "year" / "day" / "events-2.csv", b"ana", b"a,na")
     (shop / "events-1.csv").write_text("".join([*lines[:4], "a,b,c,d\n", *lines[4:8], "a\n"]))
     assert "events-1.csv, row 3: " in error_of(shop)
-
-
-@pytest.mark.parametrize(
-    ("factor", "unit"), [(1000, "milli"), (1_000_000, "micro"), (1_000_000_000, "nano")]
-)
-def test_times_in_other_units_are_recognised(factor, unit):
-    assert f"; {unit}seconds? divide by {factor}" in out_of_range(1.7e9 * factor)
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_column(shop):

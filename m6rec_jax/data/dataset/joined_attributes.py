@@ -7,6 +7,7 @@ items are equally near nobody knows which is meant, and none is taken.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -66,15 +67,13 @@ class JoinedAttributes:
         return joined, sum(more is not None for more in attributes)
 
     def _of(self, item: Item) -> dict[str, Value] | None:
-        year = item.attributes["year"]
+        title, year = str(item.attributes["title"]), item.attributes["year"]
         if not isinstance(year, int):
             return None
-        same = self._by_title.get(_key(str(item.attributes["title"])), [])
-        apart = sorted((abs(other - year), place) for place, (other, _) in enumerate(same))
-        is_clear = bool(apart) and apart[0][0] <= _MOST_YEARS_APART
-        if not is_clear or (len(apart) > 1 and apart[1][0] == apart[0][0]):
-            return None
-        return same[apart[0][1]][1]
+        same = [(abs(other - year), known) for other, known in self._by_title.get(_key(title), ())]
+        nearest = min((apart for apart, _ in same), default=math.inf)
+        items = [known for apart, known in same if apart == nearest <= _MOST_YEARS_APART]
+        return items[0] if len(items) == 1 else None
 
 
 def _key(title: str) -> tuple[str, ...]:

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 from m6rec_jax.data.dataset.checks import REPEATED
 from m6rec_jax.data.dataset.schema import (
-    COUNT,
     OF_REQUESTS,
     DatasetSpec,
     EventsSpec,
@@ -38,10 +37,7 @@ _MORE_COLUMNS = 4
 
 
 class _Text(NamedTuple):
-    """A column of items: its slot, rows with a value, different values, and without their digits.
-
-    Sizes and numbers are no words.
-    """
+    """A column of items: its slot, rows with a value, different values, and without digits."""
 
     slot: str
     filled: int
@@ -96,34 +92,25 @@ def draft(
     """
     texts = _texts(tables, items)
     title, text = next(iter(texts.items()))
+    is_title = items.columns[title] == "string" and 2 * text.distinct >= tables.num_rows["items"]
     threshold, reason = _positives(tables, events, at_least)
     query = f"""SELECT {REPEATED} FROM (SELECT DISTINCT user, item, time FROM events
       WHERE user IS NOT NULL AND item IS NOT NULL AND time IS NOT NULL)"""
     share = tables.rows(query)[0][0] or 0.0
-    repeats = protocol_for(share)
-    by = _counted_by(tables, texts) if threshold is None and has_times else []
-    is_title = items.columns[title] == "string" and 2 * text.distinct >= tables.num_rows["items"]
-    template = _template(
-        [name for name in users.columns if is_field_name(name) and not _NO_WORDS.search(name)],
-        [*texts],
-        _event_texts(tables, texts),
-        threshold,
-        has_times,
-        repeats == COUNT,
-        by,
-    )
+    by = _counted_by(tables, texts) if threshold is None and has_times else ()
     spec = DatasetSpec(
         name=name,
         users=users,
         items=ItemsSpec(items.id, items.columns, items.file, title if is_title else None),
         events=events if threshold is not None else dataclasses.replace(events, value=None),
         label=LabelSpec(threshold),
-        repeats=repeats,
-        template=template,
-        statistics=StatisticsSpec(tuple(by)),
+        repeats=protocol_for(share),
+        statistics=StatisticsSpec(by),
     )
+    template = _template(spec, [*texts], _event_texts(tables, texts), has_times)
     of_repeats = f"{share:.1%} of the events are of an item that the user had before"
-    return spec, [reason, f'repeats: "{repeats}": {of_repeats}']
+    decided = [reason, f'repeats: "{spec.repeats}": {of_repeats}']
+    return dataclasses.replace(spec, template=template), decided
 
 
 def _texts(tables: Tables, items: TableSpec) -> dict[str, _Text]:
@@ -138,7 +125,7 @@ def _texts(tables: Tables, items: TableSpec) -> dict[str, _Text]:
     texts = {}
     for wanted in ("string", "list<string>"):
         for name, kind in items.columns.items():
-            if kind == wanted and is_field_name(name) and not _NO_WORDS.search(name):
+            if kind == wanted and _has_words(name):
                 text = f"CAST({slots[name]} AS VARCHAR)"
                 words = rf"regexp_replace({text}, '\d', '', 'g')"
                 counts = f"count({text}), count(DISTINCT {text}), count(DISTINCT {words})"
@@ -174,7 +161,7 @@ def _event_texts(tables: Tables, texts: Mapping[str, _Text]) -> list[str]:
     return [name for name in texts if name in names]
 
 
-def _counted_by(tables: Tables, texts: Mapping[str, _Text]) -> list[str]:
+def _counted_by(tables: Tables, texts: Mapping[str, _Text]) -> tuple[str, ...]:
     """The column by which a user's behaviour is counted: the finest of which items share values;
     none where every item has its own value, or most have none.
     """
@@ -183,7 +170,7 @@ def _counted_by(tables: Tables, texts: Mapping[str, _Text]) -> list[str]:
         for name, text in texts.items()
         if text.filled > tables.num_rows["items"] / 2 and 1 < text.words <= text.filled / 2
     }
-    return [max(shared, key=shared.__getitem__)] if shared else []
+    return (max(shared, key=shared.__getitem__),) if shared else ()
 
 
 def _positives(
@@ -220,45 +207,38 @@ def _positives(
 
 
 def _template(
-    user_columns: Sequence[str],
-    texts: Sequence[str],
-    event_texts: Sequence[str],
-    threshold: float | None,
-    has_times: bool,
-    repeats_count: bool,
-    by: Sequence[str],
+    spec: DatasetSpec, texts: Sequence[str], event_texts: Sequence[str], has_times: bool
 ) -> dict[str, Any]:
     """Every item by its text; times and statistics only where there are times.
 
-    Args:
-      user_columns: that a profile names.
-      texts, event_texts: columns of items that a candidate and a behaviour name.
-      threshold: of positives; None: every event is one.
-      has_times: whether events have real times.
-      repeats_count: whether rows want items that the user had before.
-      by: columns by which the user's behaviour is counted.
+    `texts` and `event_texts` are the columns of items that a candidate and a behaviour name.
     """
     item, event = map(_listed, (texts, event_texts))
-    candidate = item
+    candidate, threshold = item, spec.label.at_least
     if threshold is not None:
         event = f"[{{outcome}} ]{event}"
     if has_times:
         event += "[, {ago}]"
         liked = "[, {item_positive_percent}% of {item_count} liked it]"
         candidate += "[, top {item_popularity_rank}%]" if threshold is None else liked
-        candidate += "".join(f"[, had {{user_{name}_counts}}]" for name in by)
-    if repeats_count:
+        candidate += "".join(f"[, had {{user_{name}_counts}}]" for name in spec.statistics.by)
+    if spec.repeats_count:
         candidate += "[, had it {user_item_times} times"
         candidate += ", last {user_item_ago}]" if has_times else "]"
     template: dict[str, Any] = {"event": event, "candidate": candidate, "item": item}
-    if user_columns:
-        clauses = [f"[, {name.replace('_', ' ')} {{{name}}}]" for name in user_columns]
+    if of_users := list(filter(_has_words, spec.users.columns)):
+        clauses = [f"[, {name.replace('_', ' ')} {{{name}}}]" for name in of_users]
         template["profile"] = "user" + "".join(clauses)
     if has_times:
         template["context"] = "[{weekday} {part_of_day}]"
     if threshold is not None:
         template["outcomes"] = [{"at_least": threshold, "text": "liked"}, {"text": "disliked"}]
     return template
+
+
+def _has_words(name: str) -> bool:
+    """Whether a template can name a column, which may say something."""
+    return is_field_name(name) and not _NO_WORDS.search(name)
 
 
 def _listed(columns: Sequence[str]) -> str:

@@ -17,7 +17,7 @@ Rows are counted from 0, below the header. Empty lines are no rows.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,14 +55,10 @@ class _File(NamedTuple):
 
 
 class _Imported(NamedTuple):
-    """Files of a data set in another format.
+    """A data set in another format: what its files call it, and its tables.
 
-    Attributes:
-      name: what its files call it.
-      items: with the column `ITEM`.
-      users: with the column `USER`; None where users have no file.
-      events: with the columns `USER`, `ITEM`, `TIMESTAMP` or `POSITION`, and perhaps `RATING`.
-      order: where there are no times, what `POSITION` counts; else "".
+    Items have the column `ITEM`, users `USER`, events both and `TIMESTAMP` or `POSITION`; `order`
+    is what the latter counts, "" where there are times. Users may have no file.
     """
 
     name: str
@@ -189,12 +185,12 @@ def _atomic_file(path: Path, required: Sequence[str], tables: Tables, notes: lis
     types: dict[str, str | None] = {}
     for field in column_names(path):
         name, colon, kind = field.strip().rpartition(":")
-        name = re.sub(r"\W+", "_", name).strip("_")
-        if not colon or kind not in _KINDS or not name or name in types:
+        if not colon or kind not in _KINDS:
             raise DataError(
                 f"{path}, line 1: {field[:60]!r} is not field:type with one of the types "
-                f"{', '.join(_KINDS)}{did_you_mean(kind, _KINDS)}, or is there twice"
+                f"{', '.join(_KINDS)}{did_you_mean(kind, _KINDS)}"
             )
+        name = _sayable(path, name, types)
         is_text = kind == "token_seq" and _TEXT.search(name)
         types[name] = "string" if is_text else _KINDS[kind]
     for name in required:
@@ -215,6 +211,14 @@ def _atomic_file(path: Path, required: Sequence[str], tables: Tables, notes: lis
     return _File(path, source, columns)
 
 
+def _sayable(path: Path, field: str, names: Collection[str]) -> str:
+    """The name of a field as templates can say it; raises DataError where it is one of `names`."""
+    name = re.sub(r"\W+", "_", field).strip("_")
+    if not name or name.lower() in map(str.lower, names):
+        raise DataError(f"{path}, line 1: the field {field[:60]!r} is there twice, or has no name")
+    return name
+
+
 def _read_sequences(folder: Path, tables: Tables, notes: list[str]) -> _Imported:
     sequences, items = folder / "sequences.txt", folder / "items.tsv"
     for path, content in (
@@ -227,8 +231,8 @@ def _read_sequences(folder: Path, tables: Tables, notes: list[str]) -> _Imported
                 f"{folder} has no {path.name}: {content}{did_you_mean(path.name, there)} "
                 f"(there: {', '.join(there[:10]) or 'nothing'})"
             )
-    id_, *names = column_names(items)
-    if not names:
+    id_, *fields = column_names(items)
+    if not fields:
         raise DataError(
             f"{items}, line 1: one field, {id_[:60]!r}; a tab and the text of the item must "
             "follow its id"
@@ -243,6 +247,9 @@ def _read_sequences(folder: Path, tables: Tables, notes: list[str]) -> _Imported
             f"{items}, line 1: {id_!r} is an item of {sequences.name}; name the columns in a "
             "line above, such as item_id<tab>title"
         )
+    names = [ITEM]
+    for field in fields:
+        names.append(_sayable(items, field, names))
     # A user's lines are one sequence.
     places = f"""(SELECT *, row_number() OVER (PARTITION BY {USER} ORDER BY line, place) - 1
         AS {POSITION}
@@ -250,10 +257,10 @@ def _read_sequences(folder: Path, tables: Tables, notes: list[str]) -> _Imported
         unnest(range(len(words) - 1)) AS place FROM lines)
       ORDER BY line, place)"""
     types = {USER: "VARCHAR", ITEM: "VARCHAR", POSITION: "BIGINT"}
-    columns = dict.fromkeys(names, "string")
+    columns = dict.fromkeys(names[1:], "string")
     return _Imported(
         folder.resolve().name,
-        _File(items, tables.source(items, [ITEM, *names]), columns),
+        _File(items, tables.source(items, names), columns),
         None,
         _File(sequences, Source(places, types, "line"), {}),
         "the place of an event in its user's line",
