@@ -219,7 +219,7 @@ def run_index_build(args: argparse.Namespace) -> None:
 
     (configure if args.engine == "ray" else configure_together)(args)
     manifest = build_index(args.output, engine=args.engine)
-    print(f"{args.output}: {manifest.count:,} items, {manifest.dim} numbers each")
+    print(f"{args.output}: {manifest.count:,} items, {manifest.shape[1]} numbers each")
 
 
 def run_index_segments(args: argparse.Namespace) -> None:
@@ -231,6 +231,6 @@ def run_index_segments(args: argparse.Namespace) -> None:
     configure(args)
     manifest = build_segments(args.output)
     print(
-        f"{args.output}: {manifest.count:,} candidates, {manifest.tokens:,} tokens of "
-        f"{manifest.width} numbers each, {manifest.dtype}"
+        f"{args.output}: {manifest.count:,} candidates, {manifest.shape[0]:,} tokens of "
+        f"{manifest.shape[1]} numbers each, {manifest.dtype}"
     )

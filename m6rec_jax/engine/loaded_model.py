@@ -20,11 +20,12 @@ from m6rec_jax.checkpoints.trees import flatten
 from m6rec_jax.engine.backbone import Backbone
 from m6rec_jax.engine.candidates.likelihood import LikelihoodScorer
 from m6rec_jax.engine.candidates.scoring import Scorer
+from m6rec_jax.engine.computed_folder import read_manifest
 from m6rec_jax.engine.decoding.generation import Generator
 from m6rec_jax.engine.engine import EngineOptions
 from m6rec_jax.engine.index.retrieval import Retriever
 from m6rec_jax.engine.segments.cache import SegmentCache
-from m6rec_jax.engine.segments.store import SegmentStore, read_manifest
+from m6rec_jax.engine.segments.store import STORE_COMMAND, SegmentStore
 from m6rec_jax.engine.task_settings import TaskSettings, task_settings
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.io.hashing import sha256
@@ -181,7 +182,7 @@ class LoadedModel(abc.ABC):
                 f"{folder} holds cached segments, but the model was trained without late "
                 "interaction (ModelConfig.late_layers_start = 0)"
             )
-        task = read_manifest(folder).task
+        task = read_manifest(folder, STORE_COMMAND).task
         store = SegmentStore(folder, self.fingerprint(task, exits=False))
         self.segments.use_store(store, task_settings(self.settings.tasks, task))
 

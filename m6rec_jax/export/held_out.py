@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from m6rec_jax.data.store.prepared import Prepared
+from m6rec_jax.engine.computed_folder import read_manifest
 from m6rec_jax.engine.decoding.generation import TextRequest
-from m6rec_jax.engine.index.index_files import catalogue_fingerprint, open_index, read_manifest
+from m6rec_jax.engine.index.index_files import INDEX_COMMAND, catalogue_fingerprint, open_index
 from m6rec_jax.engine.loaded_model import LoadedModel
 from m6rec_jax.errors import CheckpointError, DataError
 from m6rec_jax.export.recording import Recorder
@@ -57,7 +58,7 @@ def open_catalogue(model: LoadedModel, index: str | Path) -> Catalogue:
         changed since.
       DataError: an item of the index is not in the catalogue.
     """
-    built_by = read_manifest(Path(index)).model
+    built_by = read_manifest(index, INDEX_COMMAND).model
     tasks = [name for name, own in model.settings.tasks.items() if own.kind == "retrieval"]
     task = next((name for name in tasks if model.fingerprint(name) == built_by), "")
     if not task:
@@ -70,7 +71,7 @@ def open_catalogue(model: LoadedModel, index: str | Path) -> Catalogue:
     items, texts = data.items, data.item_texts()
     if missing := [id_ for id_ in found.ids if id_ not in items]:
         raise DataError(f"{index} has item {missing[0]!r}, which the catalogue has not")
-    if found.manifest.catalogue != catalogue_fingerprint({id_: texts[id_] for id_ in found.ids}):
+    if found.manifest.content != catalogue_fingerprint({id_: texts[id_] for id_ in found.ids}):
         raise CheckpointError(
             f"{index} was built of other texts than the catalogue has now: build it anew"
         )

@@ -29,7 +29,6 @@ from m6rec_jax.engine.decoding.graphs import TextChoices
 from m6rec_jax.engine.decoding.text_decoding import Decoding
 from m6rec_jax.engine.decoding.title_trie import TitleTrie
 from m6rec_jax.engine.index.catalogue_index import CatalogueIndex
-from m6rec_jax.engine.index.index_files import in_batches
 from m6rec_jax.engine.index.reranking import Reranker
 from m6rec_jax.engine.index.retrieval import Retriever
 from m6rec_jax.errors import ConfigError
@@ -227,8 +226,8 @@ class Conversation:
                 self.recommend([other] * size)
             if self._chooses:
                 self._generated([other] * size, [TextChoices(())] * size)
-            if self._index is not None:
-                self._index.warm_up(size, self._depth)
+        if self._index is not None:
+            self._index.warm_up(self._depth, self._batch_sizes)
 
     def restart(self) -> None:
         """Forgets what was said."""
@@ -455,7 +454,7 @@ class Conversation:
         index = self._index
         if users is None or index is None:
             return [None] * len(excluded)
-        top = in_batches(index, users, self._depth, excluded, self._batch_sizes)
+        top = index.top_k(users, self._depth, excluded, self._batch_sizes)
         if self._reranker is not None:
             top = self._reranker.rerank(
                 [own.past for own in read],

@@ -61,7 +61,7 @@ class _RerankedTask(SearchedTask):
             [self._places(item.id for _, item in one.history) for one in requests],
             [self._places(ids) for ids in excluded],
             TopK(np.where(found.ids >= 0, self.of_found[found.ids], found.ids), found.scores),
-            lambda items: self.index.similarities(
+            lambda items: self.index.search.similarities(
                 users, np.where(items >= 0, self.in_index[items], items)
             ),
         )

@@ -372,7 +372,7 @@ class SearchedTask:
     def describe(self) -> Mapping[str, Any]:
         """What the order depends on, for JSON."""
         manifest = self.index.manifest
-        return {"index": [manifest.model, manifest.catalogue], "exclude_seen": self.hides_seen}
+        return {"index": [manifest.model, manifest.content], "exclude_seen": self.hides_seen}
 
 
 class IndexAnswerer(Answerer[SearchedTask]):
@@ -455,7 +455,7 @@ class IndexAnswerer(Answerer[SearchedTask]):
     def warm_up(self, tasks: Iterable[str]) -> None:
         self.resources.warm_once("retriever", self.resources.retriever().warm_up)
         for task in tasks:
-            self.of_task(task).index.warm_up(self._depth, self.resources.batch_sizes)
+            self.of_task(task).index.search.warm_up(self._depth, self.resources.batch_sizes)
 
 
 @gin.configurable(allowlist=["k", "max_k", "depth", "exclude_seen"])

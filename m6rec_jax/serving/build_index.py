@@ -13,7 +13,8 @@ import jax
 import numpy as np
 
 from m6rec_jax.bank.loading import load_with_bank
-from m6rec_jax.engine.index.index_files import DEFAULT_BLOCK, IndexManifest, write_index
+from m6rec_jax.engine.computed_folder import BLOCK, ComputedManifest
+from m6rec_jax.engine.index.index_files import write_index
 from m6rec_jax.engine.index.retrieval import Retriever
 from m6rec_jax.engine.loaded_model import LoadedModel
 from m6rec_jax.engine.model_folder import all_devices
@@ -36,11 +37,11 @@ def build_index(
     prepared: str | None = None,
     items: str | None = None,
     batch_size: int = 32,
-    block: int = DEFAULT_BLOCK,
+    block: int = BLOCK,
     rules: LogicalRules | None = None,
     engine: Literal["process", "ray"] = "process",
     progress: bool = True,
-) -> IndexManifest:
+) -> ComputedManifest:
     """Embeds every item of a catalogue.
 
     Args:
@@ -108,7 +109,7 @@ def _described(
     return texts, {
         "model": model.fingerprint(task),
         "dim": model.model.config.prompts.retrieval_dim,
-        "extra": {"step": model.step, "task": task},
+        "task": task,
     }
 
 

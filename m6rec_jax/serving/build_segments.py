@@ -10,7 +10,8 @@ import numpy as np
 
 from m6rec_jax.bank.loading import load_with_bank
 from m6rec_jax.engine.candidates.rows import pack_texts
-from m6rec_jax.engine.segments.store import STORED_TYPES, StoreManifest, write_segments
+from m6rec_jax.engine.computed_folder import ComputedManifest
+from m6rec_jax.engine.segments.store import STORED_TYPES, write_segments
 from m6rec_jax.engine.task_settings import task_name, task_settings
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io.buckets import in_bucket
@@ -29,21 +30,20 @@ def build_segments(
     items: str | None = None,
     dtype: str = "bfloat16",
     progress: bool = True,
-) -> StoreManifest:
+) -> ComputedManifest:
     """Computes what serving would keep of every item of a catalogue as a candidate.
 
     Args:
       output: a new or empty folder; a run that was killed goes on by the same command.
       model_dir: of a training run with late interaction.
       bank, task, step, prepared, items, progress: see `batch_inference.infer_requests`.
-      dtype: 'float32', 'bfloat16' or 'int8'.
+      dtype: 'float32' or 'bfloat16'.
 
     Raises:
       CheckpointError: no model. DataError: no catalogue, items without text, or something else in
         the folder.
-      ConfigError: late interaction is off, int8 is asked for of a model that reads its source at
-        the ends alone, candidates are rendered with statistics, which change with users and time,
-        or the output is in a bucket.
+      ConfigError: late interaction is off, candidates are rendered with statistics, which change
+        with users and time, or the output is in a bucket.
     """
     if in_bucket(output):
         raise ConfigError(
@@ -58,11 +58,6 @@ def build_segments(
         raise ConfigError(
             f"{model_dir} was trained without late interaction (ModelConfig.late_layers_start = "
             "0): nothing of an item can be computed ahead"
-        )
-    if dtype == "int8" and model.segments.scores_ends:
-        raise ConfigError(
-            "dtype = 'int8' has one scale for a token, too coarse for its hidden state, keys and "
-            "values together (cross_attention_at = 'ends'): use bfloat16"
         )
     data = open_serving_data(model, task, prepared, items, with_statistics=False)
     if not data.items:

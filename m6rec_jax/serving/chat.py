@@ -25,8 +25,9 @@ from m6rec_jax.data.features.ease import Ease
 from m6rec_jax.data.getting.sources import default_data_dir
 from m6rec_jax.data.store.prepared import CATALOGUE, read_catalogue
 from m6rec_jax.dialogue.state import SYSTEM
+from m6rec_jax.engine.computed_folder import read_manifest
 from m6rec_jax.engine.index.catalogue_index import CatalogueIndex
-from m6rec_jax.engine.index.index_files import catalogue_fingerprint, read_manifest
+from m6rec_jax.engine.index.index_files import INDEX_COMMAND, catalogue_fingerprint
 from m6rec_jax.engine.index.ranking_weights import RankingWeights
 from m6rec_jax.engine.index.reranking import Reranker
 from m6rec_jax.engine.loaded_model import LoadedModel
@@ -204,11 +205,11 @@ def _reranker(
 def _built_index(resources: Resources, task: str, folder: Path) -> CatalogueIndex | None:
     """What `m6rec index build` made of the catalogue for the task; None: nothing, or of another."""
     built = resources.indexes.get(task)
-    if built is None or read_manifest(built).model != resources.model.fingerprint(task):
+    if built is None or read_manifest(built, INDEX_COMMAND).model != resources.model.fingerprint(task):
         return None
     stored, catalogue = resources.index(task), read_catalogue(folder)
     ids = [item.id for item in catalogue.items]
-    same = stored.manifest.catalogue == catalogue_fingerprint(
+    same = stored.manifest.content == catalogue_fingerprint(
         dict(zip(ids, catalogue.texts, strict=True))
     )
     return stored.search if same else None

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 
+from m6rec_jax.engine.index import catalogue_index
 from m6rec_jax.engine.index.catalogue_index import CatalogueIndex
 from m6rec_jax.errors import DataError
 from m6rec_jax.metrics import ranking
@@ -27,26 +28,26 @@ def brute_top_k(users, items, k, seen):
 
 @pytest.mark.parametrize("meshed", [False, True])
 @pytest.mark.parametrize("number", [1, 37])
-def test_top_k_equals_a_sort(number, meshed):
+def test_top_k_equals_a_sort(monkeypatch, number, meshed):
     rng = np.random.default_rng(number)
     users, items = unit(rng, number), unit(rng, 53)
     seen = [rng.choice(53, size=rng.integers(0, 9), replace=False) for _ in range(number)]
-    index = CatalogueIndex(items, make_mesh() if meshed else None, users_per_step=16)
+    index = CatalogueIndex(items, make_mesh() if meshed else None)
     found = index.top_k(users, 10, seen)
     ids, scores = brute_top_k(users, items, 10, seen)
     np.testing.assert_array_equal(found.ids, ids)
     np.testing.assert_allclose(found.scores, scores, atol=1e-6)
-    # The same in blocks, the last of them filled up, though some have fewer items than k.
-    blocks = CatalogueIndex(items, make_mesh() if meshed else None, items_per_step=8)
-    np.testing.assert_array_equal(blocks.top_k(users, 10, seen).ids, ids)
+    # The same for few users at a time.
+    monkeypatch.setattr(catalogue_index, "MOST_SCORES", 7 * 53)
+    np.testing.assert_array_equal(index.top_k(users, 10, seen).ids, ids)
     for own, row in zip(seen, found.ids, strict=True):
         assert not set(own.tolist()) & set(row.tolist())
 
 
 def test_fewer_items_left_than_asked_for():
     index = CatalogueIndex(unit(np.random.default_rng(0), 4))
-    found = index.top_k(unit(np.random.default_rng(1), 1), 4, [np.array([0, 2, 3])])
-    assert found.ids[0].tolist() == [1, -1, -1, -1]
+    found = index.top_k(unit(np.random.default_rng(1), 1), 9, [np.array([0, 2, 3])])
+    assert found.ids[0].tolist() == [1, -1, -1, -1]  # no more than the catalogue has
     again = index.top_k(unit(np.random.default_rng(1), 1), 4, [np.array([0, 2, 3] * 9)])
     assert again.ids.tolist() == found.ids.tolist()
     assert np.isneginf(found.scores[0, 1:]).all()
@@ -63,7 +64,7 @@ def test_ranks_equal_those_of_the_scores():
     for i, own in enumerate(seen):
         excluded[i, own] = True
     # The similarities of equal vectors are equal bit by bit only within one matrix product.
-    index = CatalogueIndex(items, users_per_step=8)
+    index = CatalogueIndex(items)
     expected = ranking.ranks_by_score((users @ items.T).round(6), targets, excluded)
     found = index.ranks(users, targets, seen)
     np.testing.assert_array_equal(found, expected)
@@ -95,9 +96,6 @@ sharded = CatalogueIndex(items, make_mesh(data=2, fsdp=2, tensor=2))
 assert len(sharded._items.sharding.device_set) == 8
 assert sharded._items.addressable_shards[0].data.shape[0] == 8
 a, b = plain.top_k(users, 30, seen), sharded.top_k(users, 30, seen)
-blocks = CatalogueIndex(items, make_mesh(data=2, fsdp=2, tensor=2), items_per_step=3)
-assert blocks._items.addressable_shards[0].data.shape[0] == 9
-np.testing.assert_array_equal(blocks.top_k(users, 30, seen).ids, a.ids)
 np.testing.assert_array_equal(a.ids, b.ids)
 np.testing.assert_allclose(a.scores, b.scores, atol=1e-5)
 np.testing.assert_array_equal(plain.ranks(users, targets), sharded.ranks(users, targets))

@@ -190,8 +190,8 @@ def test_a_store_is_read_by_its_task(shop_vocabulary, tmp_path, kind):
 def streams(shop_vocabulary):
     """A scorer with a pool that holds one batch and little more, and all right answers."""
     model, variables = make(shop_vocabulary)
-    # Little more than one batch takes: 4 histories of 64 tokens and 4 rows of 64, in pages.
-    sizes = {"source_slots": 360, "candidate_slots": 280}
+    # Little more than one batch takes: 4 histories of 64 tokens and 4 rows of 64.
+    sizes = {"source_slots": 280, "candidate_slots": 260}
     plain, cached, kept = engines(Scorer, model, variables, shop_vocabulary, **sizes)
     cached.warm_up()
     right = {task: plain.score_requests(MANY, [TITLES] * 10, [task] * 10) for task in TASKS}
@@ -217,9 +217,9 @@ def test_any_stream_of_requests_under_a_pool_too_small(streams, stream):
         )
         for scores, (user, items, task) in zip(found, batch, strict=True):
             np.testing.assert_allclose(scores, right[task][user][items], atol=2e-6)
-    for pool in (kept._source, kept._candidates):
-        held = sum(-(-len(entry.slots) // 4) * 4 for entry in pool._entries.values())
-        assert held == pool.slots_used <= pool.capacity
+    for pool in kept._pools:  # each slot is one segment's, or free
+        slots = np.concatenate([pool._free, *pool._slots.values()])
+        assert sorted(slots) == list(range(pool.capacity))
 
 
 def test_a_pass_of_some_layers_copies_no_more_than_one(shop_vocabulary):
@@ -241,6 +241,11 @@ def test_clear_errors(shop_vocabulary):
     model, variables = make(shop_vocabulary)
     with pytest.raises(ConfigError, match="source_slots = 40 is too small for one row"):
         engines(Scorer, model, variables, shop_vocabulary, source_slots=40)
-    cached = engines(Scorer, model, variables, shop_vocabulary, source_slots=64)[1]
-    with pytest.raises(ConfigError, match=r"64 slots, too few.*SegmentCache.source_slots"):
+    _, cached, kept = engines(Scorer, model, variables, shop_vocabulary, source_slots=67)
+    cached.score_requests(HISTORIES[:1], [TITLES[:1]])
+    before = dataclasses.replace(kept.counts()["source"])
+    with pytest.raises(ConfigError, match=r"67 slots, too few.*SegmentCache.source_slots"):
         cached.score_requests(HISTORIES, [TITLES[:1]] * len(HISTORIES))
+    # What was asked for too much has driven nothing out.
+    cached.score_requests(HISTORIES[:1], [TITLES[:1]])
+    assert kept.counts()["source"].computed == before.computed

@@ -422,7 +422,7 @@ def test_clear_errors(folder: Path, tmp_path: Path, bundle: TrainedModel) -> Non
         infer(folder, out, "next")
     with pytest.raises(ConfigError, match=r"answered by .*retrieval, scoring.*, not by 'chat'"):
         infer(folder, out, job="chat")
-    with pytest.raises(CheckpointError, match="was built by another model"):
+    with pytest.raises(CheckpointError, match="was computed by another model"):
         infer(folder, out, "ctr", job="retrieval", index=str(folder / "index"))
     with pytest.raises(DataError, match="there is no file"):
         infer(folder, out, requests=tmp_path / "none.jsonl")

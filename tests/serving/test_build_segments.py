@@ -98,5 +98,5 @@ def test_clear_errors(folder: Path, served: Path, tmp_path: Path) -> None:
         build_segments("gs://bucket/store", tmp_path / "no model is loaded")
     with pytest.raises(DataError, match="catalogue of 'films' is empty"):
         build_segments(tmp_path / "store", folder / "run", prepared="", progress=False)
-    with pytest.raises(CheckpointError, match="no store of segments"):
+    with pytest.raises(CheckpointError, match="has no manifest"):
         Service.open(folder / "run", options=ServiceOptions(segments=str(tmp_path)))

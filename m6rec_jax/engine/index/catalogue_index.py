@@ -14,21 +14,24 @@ import functools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-import gin
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from m6rec_jax.errors import ConfigError, DataError
-from m6rec_jax.sharding import MESH_AXES
+from m6rec_jax.engine.programs.runtime import smallest_that_fits
+from m6rec_jax.errors import DataError
+from m6rec_jax.sharding import MESH_AXES, make_mesh
 
 Array = jax.Array
 
 NO_ITEM = -1
 
-# Items that a device ranks at a time.
-ITEMS_PER_STEP = 131_072
+# Scores of users and items that a device holds at a time: a large catalogue is ranked for fewer
+# users together.
+MOST_SCORES = 1024 * 131_072
+# Numbers of users that are padded to where a caller has none of its own.
+BATCH_SIZES = tuple(2**power for power in range(11))
 # Most items per user that may be excluded in the smallest program, and how much larger the next one
 # is: few shapes are compiled, and `warm_up` can compile all of them.
 _LEAST_EXCLUDED, _EXCLUDED_GROWTH = 2048, 64
@@ -47,88 +50,65 @@ class TopK(NamedTuple):
     scores: np.ndarray
 
 
-@gin.configurable(allowlist=["users_per_step", "items_per_step"])
 class CatalogueIndex:
     """Embeddings of a catalogue on the devices, searched exactly.
 
     Args:
       embeddings: float32 `[items, retrieval]`.
       mesh: split the items over all its devices; None: the default device.
-      users_per_step, items_per_step: ranked at a time, the items on each device; they bound the
-        `[users, items]` matrix of scores of `top_k`.
 
     Attributes:
       num_items: of the catalogue.
 
     Raises:
       DataError: vectors that hold NaN or infinity.
-      ConfigError: a step has no room.
     """
 
-    def __init__(
-        self,
-        embeddings: np.ndarray,
-        mesh: Mesh | None = None,
-        users_per_step: int = 1024,
-        items_per_step: int = ITEMS_PER_STEP,
-    ) -> None:
-        if min(users_per_step, items_per_step) < 1:
-            raise ConfigError(
-                f"CatalogueIndex.users_per_step = {users_per_step} and items_per_step = "
-                f"{items_per_step} must be at least 1"
-            )
+    def __init__(self, embeddings: np.ndarray, mesh: Mesh | None = None) -> None:
         _check_finite("item", embeddings)
-        self._embeddings = embeddings
-        self.num_items = len(embeddings)
-        self._users_per_step = users_per_step
-        self._mesh = mesh
-        parts = 1 if mesh is None else mesh.size
-        share = -(-self.num_items // parts)
-        self._block = min(share, items_per_step)
-        padded = -(-share // self._block) * self._block * parts
-        filled = np.asarray(embeddings, np.float32)
-        if padded > self.num_items:
-            filled = np.pad(filled, ((0, padded - self.num_items), (0, 0)))
-        if mesh is None:
-            self._items = jax.device_put(filled)
-        else:
-            sharding = NamedSharding(mesh, PartitionSpec(MESH_AXES))
-            self._items = jax.make_array_from_callback(
-                filled.shape, sharding, lambda index: filled[index]
-            )
+        self._embeddings, self.num_items = embeddings, len(embeddings)
+        self._mesh = mesh or make_mesh(1, 1, 1, devices=jax.local_devices()[:1])
+        missing = -self.num_items % self._mesh.size
+        filled = np.pad(np.asarray(embeddings, np.float32), ((0, missing), (0, 0)))
+        self._items = jax.make_array_from_callback(
+            filled.shape,
+            NamedSharding(self._mesh, PartitionSpec(MESH_AXES)),
+            lambda index: filled[index],
+        )
 
-    def top_k(self, users: np.ndarray, k: int, seen: Sequence[np.ndarray] | None = None) -> TopK:
+    def top_k(
+        self,
+        users: np.ndarray,
+        k: int,
+        seen: Sequence[np.ndarray] | None = None,
+        batch_sizes: Sequence[int] = BATCH_SIZES,
+    ) -> TopK:
         """The k most similar items of each user, without those already seen.
 
         Args:
           users: float32 `[users, retrieval]`.
-          k: how many; at most as many as there are items.
+          k: how many; fewer where the catalogue has fewer.
           seen: per user, indices into the catalogue that must not be recommended.
+          batch_sizes: numbers of users to pad to, ascending, so that few programs are compiled.
 
         Raises:
-          DataError: another number of users in `seen`, or an item outside the catalogue.
+          DataError: users that hold NaN or infinity, another number of users in `seen`, or an item
+            outside the catalogue.
         """
-        ids, scores = [], []
-        for _, part, excluded in self._steps(users, seen):
-            best, own = _top_k(
-                part,
-                self._items,
-                excluded,
-                k=k,
-                num_items=self.num_items,
-                block=self._block,
-                mesh=self._mesh,
-            )
-            ids.append(own)
-            scores.append(best)
-        return TopK(*(np.concatenate(parts)[: len(users)] for parts in (ids, scores)))
+        k = min(k, self.num_items)
+        ids, scores = np.zeros((len(users), k), np.int32), np.zeros((len(users), k), np.float32)
+        for rows, part, excluded in self._batches(users, seen, batch_sizes):
+            best = _top_k(part, self._items, excluded, k, self.num_items, self._mesh)
+            scores[rows], ids[rows] = (np.asarray(own)[: rows.stop - rows.start] for own in best)
+        return TopK(ids, scores)
 
-    def warm_up(self, num_users: int, k: int) -> None:
-        """Compiles every program that `top_k` of so many users and items may run."""
-        users = np.zeros((num_users, self._items.shape[1]), np.float32)
-        for width in excluded_widths(self.num_items):
-            excluded = np.arange(min(width, self.num_items))
-            self.top_k(users, k, [excluded] * num_users)
+    def warm_up(self, k: int, batch_sizes: Sequence[int]) -> None:
+        """Compiles every program that `top_k` of so many items may run."""
+        for size in batch_sizes:
+            users = np.zeros((size, self._items.shape[1]), np.float32)
+            for width in excluded_widths(self.num_items):
+                excluded = np.arange(min(width, self.num_items))
+                self.top_k(users, k, [excluded] * size, batch_sizes)
 
     def similarities(self, users: np.ndarray, ids: np.ndarray) -> np.ndarray:
         """Of each user and the items named for it: float32 `[users, k]`, -inf at `NO_ITEM`.
@@ -139,10 +119,11 @@ class CatalogueIndex:
           users: float32 `[users, retrieval]`.
           ids: int `[users, k]`, indices into the catalogue, or `NO_ITEM`.
         """
-        found = np.full(ids.shape, -np.inf, np.float32)
-        own = np.nonzero(ids != NO_ITEM)
-        found[own] = np.einsum("nr,nr->n", self._embeddings[ids[own]], users[own[0]])
-        return found
+        result = np.full(ids.shape, -np.inf, np.float32)
+        there = np.nonzero(ids != NO_ITEM)
+        vectors = self._embeddings[ids[there]]
+        result[there] = np.einsum("nr,nr->n", vectors, users[there[0]])
+        return result
 
     def ranks(
         self, users: np.ndarray, targets: np.ndarray, seen: Sequence[np.ndarray] | None = None
@@ -165,43 +146,37 @@ class CatalogueIndex:
             raise DataError(
                 f"target {int(targets.max())} is outside the catalogue of {self.num_items} items"
             )
-        found = []
-        # Scores of all items at once: of large catalogues, for fewer users.
-        most = max(1, self._users_per_step * self._block // self._items.shape[0])
-        for start, part, excluded in self._steps(users, seen, most):
+        ranks = np.zeros(targets.shape, np.int64)
+        for rows, part, excluded in self._batches(users, seen, BATCH_SIZES):
             wanted = np.full((len(part), targets.shape[1]), -1, np.int32)
-            here = targets[start : start + len(part)]
-            wanted[: len(here)] = here
-            found.append(
-                _ranks(part, self._items, excluded, jnp.asarray(wanted), num_items=self.num_items)
-            )
-        ranks = np.concatenate(found)[: len(users)].astype(np.int64)
+            wanted[: rows.stop - rows.start] = targets[rows]
+            of_batch = _ranks(part, self._items, excluded, wanted, self.num_items)
+            ranks[rows] = np.asarray(of_batch)[: rows.stop - rows.start]
         return np.where(targets >= 0, ranks, 0)
 
-    def _steps(
-        self, users: np.ndarray, seen: Sequence[np.ndarray] | None, most: int | None = None
-    ) -> Iterator[tuple[int, Array, Array]]:
-        """(first user, users, excluded items) in steps of one shape, padded; of `most` users."""
-        number = len(users)
-        if not number:
-            raise DataError("there are no users to rank for")
+    def _batches(
+        self, users: np.ndarray, seen: Sequence[np.ndarray] | None, batch_sizes: Sequence[int]
+    ) -> Iterator[tuple[slice, Array, Array]]:
+        """Which users, their vectors and excluded items, padded to one of the sizes."""
         _check_finite("user", users)
-        _check_seen(seen, number, self.num_items)
-        if seen is not None:  # with repeats a list may be longer than the catalogue
-            seen = [np.unique(own) if len(own) > self.num_items else own for own in seen]
-        longest = max((len(items) for items in seen), default=0) if seen is not None else 0
-        # Powers of two, so that few shapes are compiled.
-        step = min(most or self._users_per_step, 1 << (number - 1).bit_length())
-        width = next(width for width in excluded_widths(self.num_items) if width >= longest)
+        seen = [np.zeros(0, np.int64)] * len(users) if seen is None else seen
+        _check_seen(seen, len(users), self.num_items)
+        # With repeats a list may be longer than the catalogue.
+        seen = [np.unique(own) if len(own) > self.num_items else own for own in seen]
+        longest = max(map(len, seen), default=0)
+        width = smallest_that_fits(longest, excluded_widths(self.num_items))
         outside = self._items.shape[0]
-        for start in range(0, number, step):
-            part = np.zeros((step, users.shape[1]), np.float32)
-            excluded = np.full((step, width), outside, np.int32)
-            here = users[start : start + step]
-            part[: len(here)] = here
-            for i, items in enumerate(() if seen is None else seen[start : start + step]):
-                excluded[i, : len(items)] = items
-            yield start, jax.device_put(part), jax.device_put(excluded)
+        most = max(1, MOST_SCORES * self._mesh.size // outside)
+        sizes = [size for size in batch_sizes if size <= most] or [most]
+        for start in range(0, len(users), sizes[-1]):
+            rows = slice(start, min(start + sizes[-1], len(users)))
+            size = smallest_that_fits(rows.stop - start, sizes)
+            part = np.zeros((size, users.shape[1]), np.float32)
+            part[: rows.stop - start] = users[rows]
+            excluded = np.full((size, width), outside, np.int32)
+            for row, items in zip(excluded, seen[rows], strict=False):
+                row[: len(items)] = items
+            yield rows, jax.device_put(part), jax.device_put(excluded)
 
 
 def _check_finite(what: str, vectors: np.ndarray) -> None:
@@ -214,10 +189,8 @@ def _check_finite(what: str, vectors: np.ndarray) -> None:
         )
 
 
-def _check_seen(seen: Sequence[np.ndarray] | None, num_users: int, num_items: int) -> None:
+def _check_seen(seen: Sequence[np.ndarray], num_users: int, num_items: int) -> None:
     """Raises DataError where seen items are not of these users, or not of the catalogue."""
-    if seen is None:
-        return
     if len(seen) != num_users:
         raise DataError(f"{len(seen)} lists of seen items for {num_users} users")
     for user, items in enumerate(seen):
@@ -248,80 +221,43 @@ def _scores(users: Array, items: Array, excluded: Array, first: Array, num_items
     return jnp.where(first + jnp.arange(items.shape[0]) < num_items, scores, -jnp.inf)
 
 
-@functools.partial(jax.jit, static_argnames=("k", "num_items", "block", "mesh"))
+@functools.partial(jax.jit, static_argnums=(3, 4, 5))
 def _top_k(
-    users: Array,
-    items: Array,
-    excluded: Array,
-    *,
-    k: int,
-    num_items: int,
-    block: int,
-    mesh: Mesh | None,
+    users: Array, items: Array, excluded: Array, k: int, num_items: int, mesh: Mesh
 ) -> tuple[Array, Array]:
     """(scores, ids) of the k best; each device ranks its own items, then the winners meet."""
+    share = items.shape[0] // mesh.size
 
-    def of_block(users: Array, items: Array, excluded: Array, first: Array) -> tuple[Array, Array]:
+    def of_device(users: Array, items: Array, excluded: Array) -> tuple[Array, Array]:
+        first = jax.lax.axis_index(MESH_AXES) * share
         scores = _scores(users, items, excluded, first, num_items)
-        best, indices = jax.lax.top_k(scores, min(k, block))
-        return best, indices + first
+        best, ids = jax.lax.top_k(scores, min(k, share))
+        return best, ids + first
 
-    def local(users: Array, items: Array, excluded: Array, first: Array) -> tuple[Array, Array]:
-        if items.shape[0] == block:
-            return of_block(users, items, excluded, first)
-
-        def step(
-            best: tuple[Array, Array], here: tuple[Array, Array]
-        ) -> tuple[tuple[Array, Array], None]:
-            found = of_block(users, here[0], excluded, here[1])
-            # Earlier ones first: ties stay in the catalogue's order.
-            scores, ids = (jnp.concatenate(both, 1) for both in zip(best, found, strict=True))
-            scores, indices = jax.lax.top_k(scores, best[0].shape[1])
-            return (scores, jnp.take_along_axis(ids, indices, axis=1)), None
-
-        blocks = items.reshape(-1, block, items.shape[1])
-        firsts = first + block * jnp.arange(len(blocks))
-        width = min(k, items.shape[0])
-        # Zero, but another value on each device of a mesh, as what is found.
-        zero = 0 * firsts[0]
-        shape = (len(users), width)
-        start = jnp.full(shape, -jnp.inf) + zero, jnp.full(shape, NO_ITEM) + zero
-        return jax.lax.scan(step, start, (blocks, firsts))[0]
-
-    if mesh is None:
-        best, ids = local(users, items, excluded, jnp.int32(0))
-    else:
-        per_device = items.shape[0] // mesh.size
-
-        def part(users: Array, items: Array, excluded: Array) -> tuple[Array, Array]:
-            first = jax.lax.axis_index(MESH_AXES) * per_device
-            best, ids = local(users, items, excluded, first)
-            return best[None], ids[None]
-
-        whole = PartitionSpec()
-        best, ids = jax.shard_map(
-            part,
-            mesh=mesh,
-            in_specs=(whole, PartitionSpec(MESH_AXES), whole),
-            out_specs=(PartitionSpec(MESH_AXES), PartitionSpec(MESH_AXES)),
-        )(users, items, excluded)
-        # [devices, users, k] to [users, devices * k]; devices in order keep ties in order.
-        best = jnp.moveaxis(best, 0, 1).reshape(users.shape[0], -1)
-        ids = jnp.moveaxis(ids, 0, 1).reshape(users.shape[0], -1)
-        best, indices = jax.lax.top_k(best, k)
-        ids = jnp.take_along_axis(ids, indices, axis=1)
+    whole, split = PartitionSpec(), PartitionSpec(None, MESH_AXES)
+    best, ids = jax.shard_map(
+        of_device,
+        mesh=mesh,
+        in_specs=(whole, PartitionSpec(MESH_AXES), whole),
+        out_specs=(split, split),
+    )(users, items, excluded)
+    if mesh.size > 1:  # in the order of the devices, so ties stay in that of the catalogue
+        best, places = jax.lax.top_k(best, k)
+        ids = jnp.take_along_axis(ids, places, axis=1)
     return best, jnp.where(jnp.isneginf(best), NO_ITEM, ids)
 
 
-@functools.partial(jax.jit, static_argnames=("num_items",))
-def _ranks(users: Array, items: Array, excluded: Array, targets: Array, *, num_items: int) -> Array:
+@functools.partial(jax.jit, static_argnums=4)
+def _ranks(users: Array, items: Array, excluded: Array, targets: Array, num_items: int) -> Array:
     """1 + how many items stand before each target, `[users, m]`."""
-    scores = _scores(users, items, excluded, jnp.int32(0), num_items)
+    nothing = jnp.full_like(excluded, items.shape[0])
+    scores, unmasked = (
+        _scores(users, items, hidden, jnp.int32(0), num_items) for hidden in (excluded, nothing)
+    )
     index = jnp.arange(items.shape[0])
-    own = _scores(users, items, jnp.full_like(excluded, items.shape[0]), jnp.int32(0), num_items)
 
     def rank(target: Array) -> Array:
-        score = jnp.take_along_axis(own, jnp.maximum(target, 0)[:, None], axis=1)
+        score = jnp.take_along_axis(unmasked, jnp.maximum(target, 0)[:, None], axis=1)
         before = (scores > score) | ((scores == score) & (index[None] < target[:, None]))
         return 1 + jnp.sum(before, axis=1)
 

@@ -14,7 +14,7 @@ free of tasks, and all tasks then share their segments.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gin
@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from m6rec_jax.engine.programs.runtime import Runtime
-from m6rec_jax.engine.segments.pool import PAGE, PoolCounts, Segment, SegmentPool
+from m6rec_jax.engine.segments.pool import PoolCounts, Segment, SegmentPool
 from m6rec_jax.engine.segments.store import SegmentStore
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.model import Encoded, M6Rec
@@ -94,9 +94,9 @@ class SegmentCache:
         }
         self._own_tokens = frozenset(prompts.special_token_ids)
         self._soft_prompts = -1 - np.arange(prompts.num_prompts, dtype=np.int32)
-        kept = dtype or config.dtype
         late = config.num_decoder_layers - config.first_cross_layer
         keys_width = 2 * late * config.num_heads * config.head_dim if self.scores_ends else 0
+        every: dict[str, Any] = {"runtime": runtime, "dtype": dtype or config.dtype}
         self._source = SegmentPool(
             "source",
             model,
@@ -104,8 +104,7 @@ class SegmentCache:
             capacity=source_slots,
             row_lengths=_row_lengths(max(source_length, prompts.num_prompts)),
             compute=_encode,
-            runtime=runtime,
-            dtype=kept,
+            **every,
         )
         self._candidates = SegmentPool(
             "candidate",
@@ -114,27 +113,27 @@ class SegmentCache:
             capacity=candidate_slots,
             row_lengths=_row_lengths(target_length),
             compute=_decode_ends if self.scores_ends else _decode,
-            runtime=runtime,
-            dtype=kept,
+            **every,
         )
+        self._pools = (self._source, self._candidates)
 
     def pools(self) -> dict[str, Array]:
         """What programs gather from, as features: now, until slots are asked for again."""
-        return {"source_pool": self._source.states, "candidate_pool": self._candidates.states}
+        return {f"{pool.name}_pool": pool.states for pool in self._pools}
 
     def counts(self) -> dict[str, PoolCounts]:
         """By pool, 'source' and 'candidate'."""
-        return {pool.name: pool.counts for pool in (self._source, self._candidates)}
+        return {pool.name: pool.counts for pool in self._pools}
 
     def usage(self) -> dict[str, dict[str, int]]:
         """By pool, see `SegmentPool.usage`."""
-        return {pool.name: pool.usage() for pool in (self._source, self._candidates)}
+        return {pool.name: pool.usage() for pool in self._pools}
 
     def clear(self) -> None:
         """Forgets all states."""
         with self.lock:
-            self._source.clear()
-            self._candidates.clear()
+            for pool in self._pools:
+                pool.clear()
 
     def source_slots(
         self, variables: Variables, rows: Sequence[Row], settings: Sequence[TaskSettings]
@@ -169,21 +168,21 @@ class SegmentCache:
         self, variables: Variables, tokens: Sequence[np.ndarray], settings: TaskSettings
     ) -> list[np.ndarray]:
         """What is kept of candidates, `[length, width]` each; tokens with `[BOS]` and `[EOS]`."""
-        found: list[np.ndarray] = []
-        room = self._candidates.capacity // 2  # pages are larger than the tokens in them
+        states: list[np.ndarray] = []
+        segments = [self._segment(one, settings, "decoder") for one in tokens]
+        at_once = self._candidates.capacity // max(map(len, tokens))
         with self.lock:
-            for part in _parts(tokens, room):
-                segments = [self._segment(one, settings, "decoder") for one in part]
-                slots = self._candidates.slots(variables, segments)
-                states = self._candidates.read(np.concatenate(slots))
-                found += np.split(states, np.cumsum([len(own) for own in slots])[:-1])
-        return found
+            for start in range(0, len(segments), at_once):
+                slots = self._candidates.slots(variables, segments[start : start + at_once])
+                together = self._candidates.read(np.concatenate(slots))
+                states += np.split(together, np.cumsum([len(own) for own in slots])[:-1])
+        return states
 
     def warm_up(self, variables: Variables) -> None:
         """Compiles what computes and copies states."""
         with self.lock:
-            self._source.warm_up(variables)
-            self._candidates.warm_up(variables)
+            for pool in self._pools:
+                pool.warm_up(variables)
 
     def _slots(
         self,
@@ -277,20 +276,6 @@ def gathered_ends(
         features["task_ids"],
         method=model.decode_ends,
     )
-
-
-def _parts(tokens: Sequence[np.ndarray], room: int) -> Iterator[list[np.ndarray]]:
-    """Candidates of so many tokens at a time, at most."""
-    part: list[np.ndarray] = []
-    taken = 0
-    for own in tokens:
-        if part and taken + len(own) + PAGE > room:
-            yield part
-            part, taken = [], 0
-        part.append(own)
-        taken += len(own) + PAGE
-    if part:
-        yield part
 
 
 def _row_lengths(limit: int) -> tuple[int, ...]:

@@ -4,9 +4,9 @@
     slots = pool.slots(variables, segments)       # where each segment's states are; computes misses
     states = pool.states[np.concatenate(slots)]   # inside jit: a gather
 
-A slot holds the state of one token. Segments take slots in pages, so nothing ever has to be moved.
-The segments longest unused make room for new ones. Beneath may lie a `segment_store.SegmentStore`
-of a whole catalogue.
+A slot holds the state of one token, and any slots will do for a segment, so nothing ever has to be
+moved. The segments longest unused make room for new ones. Beneath may lie a `store.SegmentStore` of
+a whole catalogue.
 """
 
 from __future__ import annotations
@@ -27,8 +27,6 @@ from m6rec_jax.errors import ConfigError
 from m6rec_jax.model import M6Rec
 
 Array = jax.Array
-# Slots that are given out together. A segment of n tokens takes the next multiple of it.
-PAGE = 4
 # Rows of segments in one batch of what is computed; slots in one batch of what is copied.
 ROW_SIZES = (1, 4, 16)
 COPY_SIZES = (256, 4096)
@@ -57,6 +55,8 @@ class Segment(NamedTuple):
 # States of packed segments, inside jit: a model, variables, tokens and block ids `[rows, length]`,
 # task ids `[rows, 1]` to `[rows, length, width]`.
 Compute = Callable[[M6Rec, Any, Array, Array, Array], Array]
+# A segment that is computed, and its slots.
+Placed = tuple[Segment, np.ndarray]
 
 
 @dataclasses.dataclass
@@ -74,12 +74,6 @@ class PoolCounts:
     store_hits: int = 0
     computed: int = 0
     evicted: int = 0
-
-
-@dataclasses.dataclass
-class _Entry:
-    slots: np.ndarray
-    used: int
 
 
 class SegmentPool:
@@ -115,48 +109,41 @@ class SegmentPool:
         row_lengths: Sequence[int],
         compute: Compute,
         runtime: Runtime,
-        dtype: str = "float32",
+        dtype: str,
     ) -> None:
-        self.name, self.width, self.capacity = name, width, capacity // PAGE * PAGE
-        if self.capacity < _pages(row_lengths[-1]) * PAGE:
+        self.name, self.width, self.capacity = name, width, capacity
+        if capacity < row_lengths[-1]:
             raise ConfigError(
                 f"SegmentCache.{name}_slots = {capacity} is too small for one row of "
                 f"{row_lengths[-1]} tokens"
             )
         self.counts = PoolCounts()
-        self._dtype, self._runtime = jnp.dtype(dtype), runtime
         self.store: SegmentStore | None = None
         self.store_task: Hashable = None
-        self._row_lengths = tuple(row_lengths)
-        self._row_sizes = runtime.batch_sizes(ROW_SIZES)
-        self._time = itertools.count(1)
-
+        self._dtype, self._runtime = jnp.dtype(dtype), runtime
+        self._row_lengths, self._row_sizes = row_lengths, runtime.batch_sizes(ROW_SIZES)
         self._fill = runtime.program(_fill, compute, model, donate=(0,))
         self._write = runtime.program(_write, donate=(0,))
         self._read = runtime.program(_read)
-        self.states: Array = runtime.place_whole(self._empty())
+        self.states: Array = self._empty()
         self.clear()
 
     def clear(self) -> None:
         """Forgets everything."""
         if self.states.is_deleted():  # given to a program that failed
-            self.states = self._runtime.place_whole(self._empty())
-        self._entries = collections.OrderedDict[Hashable, _Entry]()
-        self._free = collections.deque(range(0, self.capacity, PAGE))
+            self.states = self._empty()
+        # The segments longest unused come first.
+        self._slots = collections.OrderedDict[Hashable, np.ndarray]()
+        self._free = np.arange(self.capacity, dtype=np.int32)
 
-    def _empty(self) -> np.ndarray:
-        return np.zeros((self.capacity, self.width), self._dtype)
-
-    @property
-    def slots_used(self) -> int:
-        """Slots of pages that are taken."""
-        return self.capacity - len(self._free) * PAGE
+    def _empty(self) -> Array:
+        return self._runtime.place_whole(np.zeros((self.capacity, self.width), self._dtype))
 
     def usage(self) -> dict[str, int]:
         """Slots, those that are taken, bytes of all on the devices."""
         return {
             "slots": self.capacity,
-            "slots_used": self.slots_used,
+            "slots_used": self.capacity - len(self._free),
             "bytes": self.capacity * self.width * self._dtype.itemsize,
         }
 
@@ -166,132 +153,112 @@ class SegmentPool:
         They stay there until the next call.
 
         Raises:
-          ConfigError: the pool has no room for that many segments at once.
+          ConfigError: the pool has no room for that many segments at once; it stays as it was.
         """
-        now = next(self._time)
-        missing: dict[Hashable, Segment] = {}
         keys = [segment.key for segment in segments]
-        for key, segment in zip(keys, segments, strict=True):
-            entry = self._entries.get(key)
-            if entry is None:
-                missing[key] = segment
-            else:
-                entry.used = now
-                self._entries.move_to_end(key)
-                self.counts.hits += 1
+        wanted = dict(zip(keys, segments, strict=True))
+        if sum(len(segment.tokens) for segment in wanted.values()) > self.capacity:
+            raise ConfigError(
+                f"the pool of {self.name} segments has {self.capacity} slots, too few for one "
+                f"batch: raise SegmentCache.{self.name}_slots"
+            )
+        missing = {key: own for key, own in wanted.items() if key not in self._slots}
+        self.counts.hits += sum(key not in missing for key in keys)
+        for key in wanted:
+            if key not in missing:
+                self._slots.move_to_end(key)
         if missing:
             try:
-                self._bring(variables, missing, now)
+                self._bring(variables, missing)
             except BaseException:
                 # Slots may be half filled, and the array was donated.
                 self.clear()
                 raise
-        return [self._entries[key].slots for key in keys]
+        return [self._slots[key] for key in keys]
 
     def read(self, slots: np.ndarray) -> np.ndarray:
         """The states in slots int32 `[n]`, `[n, width]`."""
         parts = []
         for start, size in _batches(len(slots), COPY_SIZES):
-            own = slots[start : start + size]
-            padded = np.pad(own, (0, size - len(own)))
-            parts.append((self._read(self.states, padded), len(own)))
-        return np.concatenate([np.asarray(found)[:number] for found, number in parts])
+            part = slots[start : start + size]
+            padded = np.pad(part, (0, size - len(part)))
+            parts.append((self._read(self.states, padded), len(part)))
+        return np.concatenate([np.asarray(states)[:number] for states, number in parts])
 
     def warm_up(self, variables: Any) -> None:
         """Compiles every program that `slots` may run."""
         # Twice: only what a program returned lies as it will lie from then on.
-        for length in self._row_lengths * 2:
+        for length in (*self._row_lengths, *self._row_lengths):
             for size in self._row_sizes:
                 self._fill_rows(variables, [], length, size)
         if self.store is not None:
             for size in COPY_SIZES:
                 nowhere = np.full(size, self.capacity, np.int32)
-                self._write_all([(nowhere[:1], np.zeros((1, self.width), self._dtype))] * size)
+                self._copy(nowhere, np.zeros((size, self.width), self._dtype))
 
-    def _bring(self, variables: Any, missing: Mapping[Hashable, Segment], now: int) -> None:
-        self._make_room(sum(_pages(len(s.tokens)) for s in missing.values()), now)
-        copied: list[tuple[np.ndarray, np.ndarray]] = []
-        computed: dict[Hashable, Segment] = {}
+    def _bring(self, variables: Any, missing: Mapping[Hashable, Segment]) -> None:
+        self._make_room(sum(len(segment.tokens) for segment in missing.values()))
+        stored: list[tuple[np.ndarray, np.ndarray]] = []
+        computed: list[Placed] = []
         for key, segment in missing.items():
-            length = len(segment.tokens)
-            pages = [self._free.popleft() for _ in range(_pages(length))]
-            slots = (np.array(pages, np.int32)[:, None] + np.arange(PAGE, dtype=np.int32)).ravel()
-            self._entries[key] = _Entry(slots[:length], now)
-            found = self._stored(segment)
-            if found is None:
-                computed[key] = segment
+            left = len(self._free) - len(segment.tokens)
+            self._free, slots = self._free[:left], self._free[left:]
+            self._slots[key] = slots
+            states = None
+            if self.store is not None and segment.task in (None, self.store_task):
+                states = self.store.get(segment.tokens.tobytes())
+            if states is None:
+                computed.append((segment, slots))
             else:
-                copied.append((slots[:length], found))
+                stored.append((slots, states))
+        self.counts.store_hits += len(stored)
         self.counts.computed += len(computed)
-        self._write_all(copied)
+        if stored:
+            self._copy(*map(np.concatenate, zip(*stored, strict=True)))
         self._compute(variables, computed)
 
-    def _make_room(self, pages: int, now: int) -> None:
+    def _make_room(self, slots: int) -> None:
         """Drops segments longest unused."""
-        while len(self._free) < pages:
-            key, entry = next(iter(self._entries.items()), (None, None))
-            if entry is None or entry.used == now:
-                raise ConfigError(
-                    f"the pool of {self.name} segments has {self.capacity} slots, too few for one "
-                    f"batch: raise SegmentCache.{self.name}_slots"
-                )
-            del self._entries[key]
-            self._free.extend(entry.slots[::PAGE].tolist())
-            self.counts.evicted += 1
+        free, number = [self._free], len(self._free)
+        while number < slots:
+            _, dropped = self._slots.popitem(last=False)
+            free.append(dropped)
+            number += len(dropped)
+        self._free = np.concatenate(free)
+        self.counts.evicted += len(free) - 1
 
-    def _stored(self, segment: Segment) -> np.ndarray | None:
-        """States from the store."""
-        if self.store is None or segment.task not in (None, self.store_task):
-            return None
-        found = self.store.get(segment.tokens.tobytes())
-        self.counts.store_hits += found is not None
-        return found
-
-    def _write_all(self, parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
-        if not parts:
-            return
-        slots = np.concatenate([slots for slots, _ in parts])
-        values = np.concatenate([values for _, values in parts])
+    def _copy(self, slots: np.ndarray, states: np.ndarray) -> None:
         for start, size in _batches(len(slots), COPY_SIZES):
-            own = slice(start, start + size)
-            number = len(slots[own])
-            padded = np.full(size, self.capacity, np.int32)
-            padded[:number] = slots[own]
-            filled = np.zeros((size, self.width), self._dtype)
-            filled[:number] = values[own]
-            self.states = self._write(self.states, filled, padded)
+            part = slice(start, start + size)
+            missing = size - len(slots[part])
+            padded = np.pad(slots[part], (0, missing), constant_values=self.capacity)
+            values = np.pad(states[part].astype(self._dtype), ((0, missing), (0, 0)))
+            self.states = self._write(self.states, values, padded)
 
-    def _compute(self, variables: Any, computed: Mapping[Hashable, Segment]) -> None:
+    def _compute(self, variables: Any, computed: Sequence[Placed]) -> None:
         """Computes segments in rows that hold several of one task."""
-        rows: dict[tuple[int, int], list[list[Hashable]]] = {}
-        room: dict[tuple[int, int], int] = {}
-        for key, segment in computed.items():
-            number = len(segment.tokens)
-            length = smallest_that_fits(number, self._row_lengths)
+
+        def kind(placed: Placed) -> tuple[int, int]:
+            segment, slots = placed
             # What is the same for all tasks may share a row with anything.
-            kind = (length, segment.task_id if segment.task is not None else -1)
-            if room.get(kind, -1) < number:
-                rows.setdefault(kind, []).append([])
-                room[kind] = length
-            rows[kind][-1].append(key)
-            room[kind] -= number
-        by_length: dict[int, list[list[Hashable]]] = {}
-        for (length, _), own in rows.items():
-            by_length.setdefault(length, []).extend(own)
-        for length, filled in by_length.items():
+            task = -1 if segment.task is None else segment.task_id
+            return smallest_that_fits(len(slots), self._row_lengths), task
+
+        rows: dict[int, list[list[Placed]]] = {}
+        for (length, _), members in itertools.groupby(sorted(computed, key=kind), kind):
+            room, filled = 0, rows.setdefault(length, [])
+            for placed in members:
+                if room < len(placed[1]):
+                    filled.append([])
+                    room = length
+                filled[-1].append(placed)
+                room -= len(placed[1])
+        for length, filled in rows.items():
             for start, size in _batches(len(filled), self._row_sizes):
-                part = [
-                    [(computed[key], self._entries[key].slots) for key in row]
-                    for row in filled[start : start + size]
-                ]
-                self._fill_rows(variables, part, length, size)
+                self._fill_rows(variables, filled[start : start + size], length, size)
 
     def _fill_rows(
-        self,
-        variables: Any,
-        rows: Sequence[Sequence[tuple[Segment, np.ndarray]]],
-        length: int,
-        size: int,
+        self, variables: Any, rows: Sequence[Sequence[Placed]], length: int, size: int
     ) -> None:
         features = {name: np.zeros((size, length), np.int32) for name in ("tokens", "block_ids")}
         features["slots"] = np.full((size, length), self.capacity, np.int32)
@@ -299,10 +266,10 @@ class SegmentPool:
         for place, row in enumerate(rows):
             start = 0
             for block, (segment, slots) in enumerate(row, start=1):
-                own = slice(start, start + len(slots))
-                features["tokens"][place, own] = segment.tokens
-                features["block_ids"][place, own] = block
-                features["slots"][place, own] = slots
+                tokens = slice(start, start + len(slots))
+                features["tokens"][place, tokens] = segment.tokens
+                features["block_ids"][place, tokens] = block
+                features["slots"][place, tokens] = slots
                 features["task_ids"][place] = segment.task_id
                 start += len(slots)
         placed = self._runtime.place_shared(features)
@@ -321,15 +288,11 @@ def _fill(
 
 
 def _write(states: Array, values: Array, slots: Array) -> Array:
-    return states.at[slots].set(values.astype(states.dtype), mode="drop")
+    return states.at[slots].set(values, mode="drop")
 
 
 def _read(states: Array, slots: Array) -> Array:
     return states.at[slots].get(mode="clip")
-
-
-def _pages(length: int) -> int:
-    return -(-length // PAGE)
 
 
 def _batches(number: int, sizes: Sequence[int]) -> Iterable[tuple[int, int]]:
