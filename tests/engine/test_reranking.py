@@ -11,7 +11,7 @@ from m6rec_jax.data.features.ease import Ease
 from m6rec_jax.engine.index.catalogue_index import NO_ITEM, TopK
 from m6rec_jax.engine.index.item_words import ItemWords
 from m6rec_jax.engine.index.ranking_weights import LEAST_EASE, LEAST_SHARE, RankingWeights
-from m6rec_jax.engine.index.reranking import PastItems, Reranker
+from m6rec_jax.engine.index.reranking import Reranker
 from m6rec_jax.errors import DataError
 
 TEXTS = ["Alpha", "Beta", "Gamma", "Delta"]
@@ -147,13 +147,7 @@ def test_candidates_are_the_best_of_each_source(world: World) -> None:
     assert set(ids.ravel().tolist()) <= {*world.top(1).ids.ravel().tolist(), NO_ITEM}
 
 
-def test_what_a_user_had_most_comes_first_of_equals_the_latest(world: World) -> None:
-    past = PastItems.of([7, 3, 7, 5, 2, 3, 7, 9])
-    assert past.items.tolist() == [7, 3, 9, 2, 5]
-    assert past.times.tolist() == [3, 2, 1, 1, 1]
-    times, since = past.look_up(np.array([5, 0, 7]))
-    assert (times.tolist(), since.tolist()) == ([1, 0, 3], [5, 1, 2])
-    assert PastItems.of([]).look_up(np.array([4]))[0].tolist() == [0]
+def test_what_a_user_had_most_comes_first_of_equals_the_latest() -> None:
     # It is found where nothing else finds it, unless it is hidden.
     nothing = TopK(np.full((2, 1), NO_ITEM), np.full((2, 1), -np.inf))
     texts, counts = [f"word{n}" for n in range(10)], np.array([5, 1, 3, 8, 4, 7, 2, 8, 0, 0])

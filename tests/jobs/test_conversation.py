@@ -78,7 +78,7 @@ class Model:
     def similarities(self, users, ids):
         return -1e-6 * ids  # too little to count beside what is named together
 
-    def top_k(self, users, k, seen):
+    def top_k(self, users, k, seen, batch_sizes):
         places = (self._left(seen[0]) + [-1] * k)[:k]
         return TopK(np.array([places]), np.zeros((1, k), np.float32))
 

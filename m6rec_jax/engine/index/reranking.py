@@ -17,7 +17,8 @@ recommended what is popular, spread over kinds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,6 +39,9 @@ from m6rec_jax.engine.index.ranking_weights import (
 )
 from m6rec_jax.errors import DataError
 
+# What speaks for items by the events of others, see `Reranker.candidates`; and by the user's: how
+# often, and how many items ago last, where 1 is the last one of all.
+_SOURCES, _PAST = ("co_occurrence_share", "following_share", "ease_sum"), ("times", "since")
 # Items `[users, k]` to the towers' similarities, float32; anything at `NO_ITEM`.
 Similarities = Callable[[np.ndarray], np.ndarray]
 
@@ -54,37 +58,6 @@ class Candidates(NamedTuple):
 
     ids: np.ndarray
     features: np.ndarray
-
-
-class PastItems(NamedTuple):
-    """What a user had, most often first; of equals what it had last.
-
-    Attributes:
-      items: int64 `[n]`, each once.
-      times: int64 `[n]`, how often.
-      since: int64 `[n]`, how many items ago last: 1 is the last one of all.
-    """
-
-    items: np.ndarray
-    times: np.ndarray
-    since: np.ndarray
-
-    @classmethod
-    def of(cls, past: Sequence[int] | np.ndarray) -> PastItems:
-        """Counts items, oldest first."""
-        latest_first = np.asarray(past, np.int64)[::-1]
-        items, first, times = np.unique(latest_first, return_index=True, return_counts=True)
-        order = np.lexsort((first, -times))
-        return cls(items[order], times[order], first[order] + 1)
-
-    def look_up(self, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Times and since of some items `[n]`; 0 and 1 of what the user never had."""
-        same = items[:, None] == self.items
-        had = same.any(axis=1)
-        places = same.argmax(axis=1) if len(self.items) else np.zeros(len(items), np.int64)
-        times, since = np.append(self.times, 0), np.append(self.since, 1)
-        places = np.where(had, places, len(self.items))
-        return times[places], since[places]
 
 
 class Reranker:
@@ -143,7 +116,7 @@ class Reranker:
         self,
         past: Sequence[Sequence[int] | np.ndarray],
         seen: Sequence[Sequence[int] | np.ndarray],
-        towers: TopK,
+        found: TopK,
         similarities: Similarities,
     ) -> TopK:
         """All candidates, best first: as the towers found, and up to four times the depth more.
@@ -153,11 +126,11 @@ class Reranker:
         Returns:
           Items and their scores, weighted sums of their features; -inf at `NO_ITEM`.
         """
-        ids, features = self.candidates(past, seen, towers, similarities)
+        ids, features = self.candidates(past, seen, found, similarities)
         weights = self.weights.vector().astype(np.float32)
         scores = np.where(ids == NO_ITEM, -np.inf, features @ weights).astype(np.float32)
         if self._kinds is not None:
-            number = max(self._depth, towers.ids.shape[1])
+            number = max(self._depth, found.ids.shape[1])
             for row, (had, out) in enumerate(zip(past, seen, strict=True)):
                 if not len(had):
                     ids[row], scores[row] = self._without_past(
@@ -195,7 +168,7 @@ class Reranker:
         self,
         past: Sequence[Sequence[int] | np.ndarray],
         seen: Sequence[Sequence[int] | np.ndarray],
-        towers: TopK,
+        found: TopK,
         similarities: Similarities,
         *,
         masked: np.ndarray | None = None,
@@ -216,113 +189,118 @@ class Reranker:
             item.
           seen: per user, items that are no candidates; those of the past among them, where they
             cannot come next.
-          towers: what the retriever found.
+          found: the retriever's.
           similarities: the retriever's, of any items.
           masked: items whose events are not to be known, bool `[items]`: their weights are learnt
             so.
         """
         new = self.new if masked is None else self.new | masked
-        words, alike = self._words.near(past), self._words.alike(past)
-        near, later, implied = (
-            [self._near(share, *pair, new) for pair in zip(past, seen, strict=True)]
-            for share in (
-                self._co_occurrence.related,
-                self._co_occurrence.followers,
-                self._ease.related,
-            )
-        )
-        had = [PastItems.of(items) for items in past]
-        chosen = []
-        for row, out in enumerate(seen):
-            first, hidden = towers.ids[row][towers.ids[row] != NO_ITEM], np.asarray(out, np.int64)
-            again = had[row].items[~np.isin(had[row].items, hidden)]
-            by_words = self._by_words(alike, row, hidden)
-            sources = (near[row].items, implied[row].items, by_words, again)
-            further = np.concatenate(
-                [items[self._offered[items]][: self._depth] for items in sources]
-            )
-            ids = np.concatenate([first, np.setdiff1d(further, first)]).astype(np.int64)
-            chosen.append(np.concatenate([ids, self._filling(ids, hidden, new)]))
-        ids = np.full((len(chosen), towers.ids.shape[1] + 4 * self._depth), NO_ITEM, np.int64)
+        related = [self._related(*pair, new) for pair in zip(past, seen, strict=True)]
+        by_words = {"words": self._words.near(past), "past_words": self._words.alike(past)}
+        for row, of_row in enumerate(related):
+            of_row |= {name: _row(matrix, row) for name, matrix in by_words.items()}
+        rows = zip(found.ids, seen, related, strict=True)
+        chosen = [self._chosen(*of_row, new) for of_row in rows]
+        ids = np.full((len(chosen), found.ids.shape[1] + 4 * self._depth), NO_ITEM, np.int64)
         for row, items in enumerate(chosen):
             ids[row, : len(items)] = items
         there = ids != NO_ITEM
-        values: dict[str, np.ndarray] = {"similarity": similarities(ids)[there]}
-        shares = [_values(*pair) for pair in zip(near, chosen, strict=True)]
-        values["co_occurrence"] = np.log(np.concatenate(shares) + LEAST_SHARE)
-        shares = [_values(*pair) for pair in zip(later, chosen, strict=True)]
-        values["following_share"] = np.concatenate(shares)
-        values["following"] = np.log(values["following_share"] + LEAST_SHARE)
-        sums = [_values(*pair) for pair in zip(implied, chosen, strict=True)]
-        values["ease_sum"] = np.concatenate(sums)
-        values["ease"] = np.log(values["ease_sum"] + LEAST_EASE)
-        for name, found_by in (("words", words), ("past_words", alike)):
-            values[name] = np.concatenate(
-                [_values(_row(found_by, row), items) for row, items in enumerate(chosen)]
+        columns = {
+            name: np.concatenate(
+                [_values(r[name], items) for r, items in zip(related, chosen, strict=True)]
             )
-        values["word_match"] = np.log(values["words"] + LEAST_MATCH)
-        values["popularity"] = self._popularity[ids[there]]
-        times, since = (
-            np.concatenate(numbers)
-            for numbers in zip(*map(PastItems.look_up, had, chosen), strict=True)
-        )
-        values["had"] = (times > 0).astype(np.float64)
-        values["had_times"] = np.log1p(times)
-        values["had_since"] = np.log(since)
-        values["had_lately"] = values["had"] / since
-        values["offset"] = np.ones(len(values["words"]))
+            for name in (*_SOURCES, *_PAST, *by_words)
+        }
+        times, since = columns["times"], np.maximum(1, columns["since"])
+        columns |= {
+            "similarity": similarities(ids)[there],
+            "co_occurrence": np.log(columns["co_occurrence_share"] + LEAST_SHARE),
+            "following": np.log(columns["following_share"] + LEAST_SHARE),
+            "ease": np.log(columns["ease_sum"] + LEAST_EASE),
+            "word_match": np.log(columns["words"] + LEAST_MATCH),
+            "popularity": self._popularity[ids[there]],
+            "had": (times > 0).astype(np.float64),
+            "had_times": np.log1p(times),
+            "had_since": np.log(since),
+            "had_lately": (times > 0) / since,
+            "offset": np.ones(len(times)),
+        }
         features = np.zeros((*ids.shape, len(KNOWN) + len(NEW)), np.float32)
         is_new = new[ids[there]]
-        columns = [np.where(is_new, 0.0, values[name]) for name in KNOWN]
-        columns += [np.where(is_new, values[name], 0.0) for name in NEW]
-        features[there] = np.stack(columns, axis=1)
+        values = [np.where(is_new, 0.0, columns[name]) for name in KNOWN]
+        values += [np.where(is_new, columns[name], 0.0) for name in NEW]
+        features[there] = np.stack(values, axis=1)
         return Candidates(ids, features)
 
     def describe(self) -> dict[str, Any]:
         """What the order depends on beside models and data, for JSON."""
-        return {"known": dict(self.weights.known), "new": dict(self.weights.new)}
+        return dataclasses.asdict(self.weights)
 
-    def _near(
-        self,
-        shares: Callable[[np.ndarray, np.ndarray], RelatedItems],
-        last: Sequence[int] | np.ndarray,
-        out: Any,
-        new: np.ndarray,
-    ) -> RelatedItems:
-        """Items that the past speaks for in one way, but new ones."""
+    def _related(
+        self, past: Sequence[int] | np.ndarray, out: Sequence[int] | np.ndarray, new: np.ndarray
+    ) -> dict[str, RelatedItems]:
+        """Items and what the past says of them, by `_SOURCES` without new ones and those in `out`,
+        and by `_PAST`, most often first, of equals what came last.
+        """
+        past, out = (np.asarray(items, np.int64) for items in (past, out))
         counted = self._co_occurrence.num_items
-        recent, hidden = (np.asarray(items, np.int64) for items in (last, out))
-        related = shares(recent[recent < counted], hidden[hidden < counted])
-        known = ~new[related.items]
-        return RelatedItems(related.items[known], related.shares[known])
+        pair = past[past < counted], out[out < counted]
+        sources: Sequence[Callable[[np.ndarray, np.ndarray], RelatedItems]] = (
+            self._co_occurrence.related,
+            self._co_occurrence.followers,
+            self._ease.related,
+        )
+        items, first, times = np.unique(past[::-1], return_index=True, return_counts=True)
+        order = np.lexsort((first, -times))
+        numbers = times[order].astype(np.float64), first[order] + 1.0
+        related = {n: RelatedItems(items[order], v) for n, v in zip(_PAST, numbers, strict=True)}
+        for name, source in zip(_SOURCES, sources, strict=True):
+            items, shares = source(*pair)
+            known = ~new[items]
+            related[name] = RelatedItems(items[known], shares[known])
+        return related
 
-    def _filling(self, ids: np.ndarray, out: np.ndarray, new: np.ndarray) -> np.ndarray:
-        """The most popular items that are missing to `depth`, but some and new ones."""
-        missing = max(0, self._depth - len(ids))
-        some = self._popular[: self._depth + len(out)] if new is self.new else self._popular
-        some = some[~new[some]] if missing else some[:0]
-        return some[~np.isin(some, np.concatenate([ids, out]))][:missing]
-
-    def _by_words(self, alike: sparse.csr_matrix, row: int, out: np.ndarray) -> np.ndarray:
-        """The items that are called most alike, but some; of equals those of smaller index."""
-        items, values = _row(alike, row)
-        left = self._offered[items] & ~np.isin(items, out)
-        items, values = items[left], values[left]
-        return items[np.lexsort((items, -values))[: self._depth]]
+    def _chosen(
+        self,
+        by_towers: np.ndarray,
+        out: Sequence[int] | np.ndarray,
+        related: Mapping[str, RelatedItems],
+        new: np.ndarray,
+    ) -> np.ndarray:
+        """A user's candidates: the towers', the best of other sources, and popular items."""
+        out = np.asarray(out, np.int64)
+        # By words, of equals those of smaller index.
+        alike, similarity = related["past_words"]
+        by_words = alike[np.lexsort((alike, -similarity))]
+        named = [related[name].items for name in ("co_occurrence_share", "ease_sum", "times")]
+        further = [
+            items[self._offered[items] & ~np.isin(items, out)][: self._depth]
+            for items in (by_words, *named)
+        ]
+        ids = by_towers[by_towers != NO_ITEM]
+        ids = np.concatenate([ids, np.setdiff1d(np.concatenate(further), ids)]).astype(np.int64)
+        missing = self._depth - len(ids)
+        if missing <= 0:
+            return ids
+        # Without masks the first ones suffice: there are no new items among them.
+        popular = self._popular[: self._depth + len(out)] if new is self.new else self._popular
+        popular = popular[~new[popular]]
+        popular = popular[~np.isin(popular, np.concatenate([ids, out]))]
+        return np.concatenate([ids, popular[:missing]])
 
 
 def _memberships(kinds: Sequence[Sequence[str]], num_items: int) -> sparse.csr_matrix:
     """1 where an item is of a kind, `[items, kinds]`."""
-    numbers = {kind: number for number, kind in enumerate({k for some in kinds for k in some})}
-    pairs = {(item, numbers[kind]) for item, some in enumerate(kinds) for kind in some}
+    numbers = {kind: number for number, kind in enumerate({k for own in kinds for k in own})}
+    pairs = {(item, numbers[kind]) for item, own in enumerate(kinds) for kind in own}
     items, columns = np.array(sorted(pairs), np.int64).reshape(-1, 2).T
     shape = (num_items, len(numbers))
     return sparse.csr_matrix((np.ones(len(items)), (items, columns)), shape=shape)
 
 
 def _row(matrix: sparse.csr_matrix, row: int) -> RelatedItems:
-    entries = slice(matrix.indptr[row], matrix.indptr[row + 1])
-    return RelatedItems(matrix.indices[entries], matrix.data[entries])
+    own = slice(matrix.indptr[row], matrix.indptr[row + 1])
+    return RelatedItems(matrix.indices[own], matrix.data[own])
 
 
 def _values(known: RelatedItems, items: np.ndarray) -> np.ndarray:
