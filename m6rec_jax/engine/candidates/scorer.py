@@ -28,10 +28,14 @@ _OF_TASK = ("task_ids", "positive_classes", "sampling_rates", "exit_threshold", 
 
 
 class _Part(NamedTuple):
-    """Some decoder rows of one request: all of them, unless it has more than a batch holds."""
+    """Some decoder rows of one request: all of them, unless it has more than a batch holds.
+
+    `candidates` are those of each row, as indices.
+    """
 
     request: int
-    rows: list[int]
+    rows: Sequence[Row]
+    candidates: list[list[int]]
 
 
 class Read(Protocol):
@@ -210,23 +214,49 @@ class CandidateScorer(Engine):
         check_number(len(histories), candidates=candidates, repeats=repeats)
         settings = self._tasks.each(tasks, len(histories))
         sources = list(map(self._source_row, histories, settings))
-        packed = [
-            self._packed(texts, own.text_length(self.candidate_length))
-            for texts, own in zip(candidates, settings, strict=True)
-        ]
-        for found, texts, had in zip(packed, candidates, repeats, strict=True):
-            if len(had) != len(texts):
-                raise DataError(f"{len(had)} repeats for {len(texts)} candidates")
-            for row, members in zip(found.rows, found.indices, strict=True):
-                marks = np.array(had, np.int32)[members]
-                row["decoder_repeats"] = marks[row["decoder_block_ids"] - 1]
-        targets = [found.rows for found in packed]
-        scored = self._score(sources, targets, settings)
-        results = [np.zeros(len(texts), np.float32) for texts in candidates]
-        for result, found, values in zip(results, packed, scored, strict=True):
-            for chosen, own in zip(found.indices, values, strict=True):
-                result[chosen] = own
-        return results
+        by_shape: dict[tuple[int, int, int], list[_Part]] = {}
+        most = self._row_sizes[-1]
+        for request, (texts, marks) in enumerate(zip(candidates, repeats, strict=True)):
+            if len(marks) != len(texts):
+                raise DataError(f"{len(marks)} repeats for {len(texts)} candidates")
+            packed = self._packed(texts, settings[request].text_length(self.candidate_length))
+            for row, members in zip(packed.rows, packed.indices, strict=True):
+                row["decoder_repeats"] = np.array(marks, np.int32)[members][
+                    row["decoder_block_ids"] - 1
+                ]
+            for start in range(0, len(packed.rows), most):
+                rows = slice(start, start + most)
+                part = _Part(request, packed.rows[rows], packed.indices[rows])
+                by_shape.setdefault(self._shape(sources[request], part.rows), []).append(part)
+        pending: list[tuple[list[_Part], Array]] = []
+        for (*lengths, num_rows), parts in sorted(by_shape.items(), key=lambda item: item[0]):
+            sizes = self._numbers_of_sources(num_rows)
+            for start in range(0, len(parts), sizes[-1]):
+                batch = parts[start : start + sizes[-1]]
+                # Not read back here: the devices go on while Python prepares the next batch.
+                values = self._run(
+                    [sources[part.request] for part in batch],
+                    [part.rows for part in batch],
+                    [settings[part.request] for part in batch],
+                    (*lengths, num_rows, smallest_that_fits(len(batch), sizes)),
+                )
+                pending.append((batch, values))
+        scores = [np.zeros(len(texts), np.float32) for texts in candidates]
+        for batch, on_device in pending:
+            for part, of_rows in zip(batch, np.asarray(on_device), strict=False):
+                for row, members, values in zip(part.rows, part.candidates, of_rows, strict=False):
+                    ends = [0] if self._ends else text_ends(row["decoder_block_ids"])
+                    scores[part.request][members] = values[ends]
+        return scores
+
+    def _shape(self, source: Row, rows: Sequence[Row]) -> tuple[int, int, int]:
+        """Lengths of a history and of rows, and the number of rows, that a program is padded to."""
+        longest = max(len(row["decoder_input_tokens"]) for row in rows)
+        return (
+            smallest_that_fits(len(source["encoder_input_tokens"]), self._source_buckets),
+            smallest_that_fits(longest, self._target_buckets),
+            smallest_that_fits(len(rows), self._row_sizes),
+        )
 
     def _packed(self, texts: Sequence[str], candidate_length: int) -> PackedTexts:
         if not self._ends:
@@ -250,55 +280,12 @@ class CandidateScorer(Engine):
         sizes = {max(1, size // num_rows) for size in self._sizes}
         return self._runtime.batch_sizes(sizes)
 
-    def _score(
-        self,
-        sources: Sequence[Row],
-        targets: Sequence[Sequence[Row]],
-        settings: Sequence[TaskSettings],
-    ) -> list[list[np.ndarray]]:
-        """Scores of the candidates of each request's rows; `settings` are the requests'."""
-        by_shape: dict[tuple[int, int, int], list[_Part]] = {}
-        most = self._row_sizes[-1]
-        for request, (source, own) in enumerate(zip(sources, targets, strict=True)):
-            length = smallest_that_fits(len(source["encoder_input_tokens"]), self._source_buckets)
-            lengths = [len(row["decoder_input_tokens"]) for row in own]
-            for start in range(0, len(own), most):
-                part = _Part(request, list(range(start, min(start + most, len(own)))))
-                target = smallest_that_fits(
-                    max(lengths[r] for r in part.rows), self._target_buckets
-                )
-                num_rows = smallest_that_fits(len(part.rows), self._row_sizes)
-                by_shape.setdefault((length, target, num_rows), []).append(part)
-        pending: list[tuple[list[_Part], Array]] = []
-        for (length, target, num_rows), parts in sorted(by_shape.items()):
-            sizes = self._numbers_of_sources(num_rows)
-            for start in range(0, len(parts), sizes[-1]):
-                batch = parts[start : start + sizes[-1]]
-                shape = (length, target, num_rows, smallest_that_fits(len(batch), sizes))
-                # Not read back here: the devices go on while Python prepares the next batch.
-                found = self._run(
-                    [sources[part.request] for part in batch],
-                    [[targets[part.request][r] for r in part.rows] for part in batch],
-                    [settings[part.request] for part in batch],
-                    shape,
-                )
-                pending.append((batch, found))
-        results = [[np.zeros(0, np.float32)] * len(own) for own in targets]
-        for batch, found in pending:
-            values = np.asarray(found)
-            for place, part in enumerate(batch):
-                for k, r in enumerate(part.rows):
-                    blocks = targets[part.request][r]["decoder_block_ids"]
-                    ends = [0] if self._ends else text_ends(blocks)
-                    results[part.request][r] = values[place, k, ends].astype(np.float32)
-        return results
-
     def _run(
         self,
         sources: Sequence[Row],
         targets: Sequence[Sequence[Row]],
         settings: Sequence[TaskSettings],
-        shape: tuple[int, int, int, int],
+        shape: tuple[int, ...],
     ) -> Array:
         """Starts one batch.
 
