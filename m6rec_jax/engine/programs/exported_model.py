@@ -107,21 +107,14 @@ def _shortened(found: dict[str, Any], length: int) -> dict[str, Any]:
 
 def _as_exported(program: Program, name: str, features: Mapping[str, Any]) -> Any:
     """A feature as long as the program takes it."""
-    shape, _ = program.inputs[name]
-    value = features[name]
-    room = [
-        (0, size - own if isinstance(size, int) else 0)
-        for size, own in zip(shape, value.shape, strict=True)
-    ]
-    if any(after < 0 for _, after in room):
-        raise ConfigError(
-            f"'{program.name}' of the export takes {name} of {list(shape)}, not "
-            f"{list(value.shape)}: the catalogue has grown too much; export the model anew"
-        )
-    nothing = NOTHING.get(name, 0)
+    value, filler = features[name], NOTHING.get(name, 0)
+    try:
+        missing = program.missing(name, value.shape)
+    except ExportError as error:
+        raise ConfigError(f"{error}: the catalogue has grown; export the model anew") from error
     if name == "prefix_ids" and program.name.startswith("greedy"):
-        nothing = EOS_ID  # nothing is written beyond the task's room, nor added to the probability
-    return jnp.pad(value, room, constant_values=nothing)
+        filler = EOS_ID  # nothing is written beyond the task's room, nor added to the probability
+    return jnp.pad(value, missing, constant_values=filler)
 
 
 def open_export(folder: str | Path) -> Exported:

@@ -81,19 +81,27 @@ class Program:
                 f"{self.name} takes {', '.join(sorted(self.inputs))}, not "
                 f"{', '.join(sorted(inputs)) or 'nothing'}"
             )
-        found = {}
-        for name, (shape, dtype) in self.inputs.items():
+        padded = {}
+        for name, (_, dtype) in self.inputs.items():
             value = np.asarray(inputs[name], dtype)
-            if value.ndim != len(shape):
-                raise ExportError(f"{self.name}: {name} has shape {value.shape}, not {shape}")
-            room = [
-                (0, size - own if isinstance(size, int) else 0)
-                for size, own in zip(shape, value.shape, strict=True)
-            ]
-            if any(after < 0 for _, after in room):
-                raise ExportError(f"{self.name}: {name} has shape {value.shape}, over {shape}")
-            found[name] = np.pad(value, room, constant_values=NOTHING.get(name, 0))
-        return found
+            filler = NOTHING.get(name, 0)
+            padded[name] = np.pad(value, self.missing(name, value.shape), constant_values=filler)
+        return padded
+
+    def missing(self, name: str, shape: Sequence[int]) -> list[tuple[int, int]]:
+        """What an input of a shape lacks, before and after it in each axis.
+
+        Raises:
+          ExportError: it is of another rank, or larger.
+        """
+        taken, _ = self.inputs[name]
+        if len(shape) != len(taken):
+            raise ExportError(f"{self.name}: {name} has shape {tuple(shape)}, not {taken}")
+        pairs = zip(taken, shape, strict=True)
+        missing = [size - there if isinstance(size, int) else 0 for size, there in pairs]
+        if min(missing, default=0) < 0:
+            raise ExportError(f"{self.name}: {name} has shape {tuple(shape)}, over {taken}")
+        return [(0, number) for number in missing]
 
 
 class Exported:
