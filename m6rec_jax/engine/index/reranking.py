@@ -269,14 +269,19 @@ class Reranker:
     ) -> np.ndarray:
         """A user's candidates: the towers', the best of other sources, and popular items."""
         out = np.asarray(out, np.int64)
-        # By words, of equals those of smaller index.
-        alike, similarity = related["past_words"]
-        by_words = alike[np.lexsort((alike, -similarity))]
-        named = [related[name].items for name in ("co_occurrence_share", "ease_sum", "times")]
-        further = [
-            items[self._offered[items] & ~np.isin(items, out)][: self._depth]
-            for items in (by_words, *named)
-        ]
+        by_words, similarity = related["past_words"]
+        left = ~np.isin(by_words, out)
+        by_words, similarity = by_words[left], similarity[left]
+        # Of equals those of smaller index.
+        by_words = by_words[np.lexsort((by_words, -similarity))]
+        again = related["times"].items
+        sources = (
+            related["co_occurrence_share"].items,
+            related["ease_sum"].items,
+            by_words,
+            again[~np.isin(again, out)],
+        )
+        further = [items[self._offered[items]][: self._depth] for items in sources]
         ids = by_towers[by_towers != NO_ITEM]
         ids = np.concatenate([ids, np.setdiff1d(np.concatenate(further), ids)]).astype(np.int64)
         missing = self._depth - len(ids)
