@@ -205,7 +205,9 @@ def _reranker(
 def _built_index(resources: Resources, task: str, folder: Path) -> CatalogueIndex | None:
     """What `m6rec index build` made of the catalogue for the task; None: nothing, or of another."""
     built = resources.indexes.get(task)
-    if built is None or read_manifest(built, INDEX_COMMAND).model != resources.model.fingerprint(task):
+    if built is None or read_manifest(built, INDEX_COMMAND).model != resources.model.fingerprint(
+        task
+    ):
         return None
     stored, catalogue = resources.index(task), read_catalogue(folder)
     ids = [item.id for item in catalogue.items]
