@@ -20,12 +20,7 @@ from jax import export as jax_export
 from m6rec_jax.checkpoints.trees import flatten
 from m6rec_jax.engine.model_folder import save_assets
 from m6rec_jax.engine.programs import exported_programs
-from m6rec_jax.engine.programs.exported_programs import (
-    FORMAT,
-    HELD_OUT,
-    OF_ROWS,
-    WEIGHTS,
-)
+from m6rec_jax.engine.programs.exported_programs import FORMAT, HELD_OUT, OF_ROWS, WEIGHTS
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.export.folder import write_manifest
 from m6rec_jax.export.held_out import Asked
