@@ -263,10 +263,10 @@ def record_type(fields: Mapping[str, Any], required: Collection[str | None] = ()
     return TypedDict("Record", kinds, total=False)  # type: ignore[operator]
 
 
-def converted(value: Any, kind: Any, name: str = "") -> Any:
-    """The value as its type, numbers in words as numbers; raises RejectedRow."""
+def converted(value: Any, kind: Any, name: str = "", *, strict: bool = False) -> Any:
+    """The value as its type, numbers in words as numbers unless `strict`; raises RejectedRow."""
     try:
-        return msgspec.convert(value, kind, strict=False)
+        return msgspec.convert(value, kind, strict=strict)
     except (UnicodeEncodeError, IndexError, TypeError) as error:  # of numpy's numbers
         problem = "invalid_utf8" if isinstance(error, UnicodeEncodeError) else "wrong_type"
         raise RejectedRow(problem, f"{name or 'the request'}: {error}") from None

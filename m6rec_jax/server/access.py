@@ -1,5 +1,5 @@
 """Who may ask: tokens as dependencies of routes; and what goes around the app for every request:
-its id, the access log, metrics, and a bound on the body.
+its id, the access log and metrics.
 """
 
 from __future__ import annotations
@@ -13,11 +13,9 @@ import uuid
 from pathlib import Path
 from typing import Annotated
 
-import gin
 from fastapi import Security
-from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from m6rec_jax.errors import ConfigError
@@ -29,18 +27,6 @@ access_log = logging.getLogger("m6rec_jax.access")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
 _PROBES = frozenset({"/healthz", "/readyz"})
 _Given = Annotated[HTTPAuthorizationCredentials | None, Security(HTTPBearer(auto_error=False))]
-
-
-@gin.configurable
-@dataclasses.dataclass(frozen=True)
-class Limits:
-    """Most of what one request may bring.
-
-    Attributes:
-      body_bytes: of the body; more is 413.
-    """
-
-    body_bytes: int = 8 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,18 +97,14 @@ def _token(file: Path | None, variable: str) -> str | None:
 class Access:
     """Wraps the app, and sees streams as they are; the log has no word of a user."""
 
-    def __init__(self, app: ASGIApp, server: Server, limits: Limits) -> None:
-        self._app, self._server, self._limits = app, server, limits
+    def __init__(self, app: ASGIApp, server: Server) -> None:
+        self._app, self._server = app, server
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         began, id_, status = time.perf_counter(), uuid.uuid4().hex, CLIENT_HAS_GONE
-        limit, taken = self._limits.body_bytes, 0
-        too_large = ApiError(
-            413, "body_too_large", f"the body has more than Limits.body_bytes = {limit} bytes"
-        )
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
@@ -134,21 +116,8 @@ class Access:
                     answer["Connection"] = "close"  # and the client asks elsewhere
             await send(message)
 
-        async def bounded() -> Message:
-            nonlocal taken
-            message = await receive()
-            taken += len(message.get("body", b""))
-            if taken > limit:
-                raise too_large
-            return message
-
         try:
-            length = Headers(scope=scope).get("content-length", "0")
-            if length.isdecimal() and int(length) > limit:
-                answer = JSONResponse(too_large.body(), 413)
-                await answer(scope, receive, send_with_id)
-            else:
-                await self._app(scope, bounded, send_with_id)
+            await self._app(scope, receive, send_with_id)
         except Exception:
             # The app has answered and logged it already, or its client has gone.
             if status == CLIENT_HAS_GONE:

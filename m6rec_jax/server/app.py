@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 import os
 
+import gin
 from fastapi import Depends, FastAPI
 from fastapi.responses import JSONResponse, Response
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from m6rec_jax import __version__
-from m6rec_jax.server import admin, native, openai_api, page, rerank_api, vertex
-from m6rec_jax.server.access import Access, Limits, Tokens
+from m6rec_jax.server import admin, document, native, openai_api, page, rerank_api, vertex
+from m6rec_jax.server.access import Access, Tokens
 from m6rec_jax.server.asking import Server, read_headers
 from m6rec_jax.server.errors import add_handlers, responses
 
@@ -25,16 +26,17 @@ Every error has one shape: `{"error": {"message", "type", "param", "code"}}`. Tw
 with every request: `X-Timeout-Ms`, how long it may wait (1 to 3,600,000), and `X-Priority: bulk`:
 others go first. `GET /v1/items` says which columns users and items of a task have.
 """
-_ASKED = responses(400, 404, 409, 413, 422, 429, 500, 503, 504)
+_ASKED = responses(400, 404, 408, 409, 413, 422, 429, 500, 503, 504)
 
 
-def make_app(server: Server, tokens: Tokens | None = None, limits: Limits | None = None) -> Access:
+@gin.configurable(denylist=["server", "tokens"])
+def make_app(server: Server, tokens: Tokens | None = None, *, body_bytes: int = 8 << 20) -> Access:
     """The ASGI app.
 
     Args:
       server: what answers; it may still be loading.
       tokens: that routes want.
-      limits: of bodies; None: gin's.
+      body_bytes: most bytes of a body.
     """
     app = FastAPIOffline(
         title="m6rec",
@@ -42,6 +44,11 @@ def make_app(server: Server, tokens: Tokens | None = None, limits: Limits | None
         description=_ABOUT,
         redoc_url=None,
         static_url="/docs-files",
+    )
+    app.state.body_bytes = body_bytes
+    snapshots = server.snapshots
+    app.openapi = lambda: document.of_snapshot(  # type: ignore[method-assign]
+        app, snapshots.current if snapshots.ready else None
     )
     add_handlers(app)
     tokens = tokens or Tokens()
@@ -73,7 +80,7 @@ def make_app(server: Server, tokens: Tokens | None = None, limits: Limits | None
     app.include_router(
         admin.routes(server),
         dependencies=[Depends(tokens.check_admin)],
-        responses=responses(400, 401, 403, 404, 409, 413, 422, 500, 503),
+        responses=responses(400, 401, 403, 404, 408, 409, 413, 422, 500, 503),
     )
     app.get("/healthz", tags=["operation"])(healthy)
     loading = {503: {"description": "Not yet, or not any more."}}
@@ -86,7 +93,7 @@ def make_app(server: Server, tokens: Tokens | None = None, limits: Limits | None
         responses={200: {"content": {"text/plain": {}}}, **lacking},
     )(metrics)
     _trace(app)
-    return Access(app, server, limits or Limits())
+    return Access(app, server)
 
 
 def _trace(app: FastAPI) -> None:

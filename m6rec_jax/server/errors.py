@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import traceback
@@ -16,8 +17,9 @@ import pydantic_core
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from fastapi.routing import APIRoute
+from fastapi.routing import APIRoute, iter_route_contexts
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.requests.request import RejectedRow
@@ -26,6 +28,8 @@ from m6rec_jax.serving.scheduler import DeadlinePassed, QueueFull, SchedulerClos
 
 log = logging.getLogger(__name__)
 
+# In which a body must have come: no slow client keeps a connection for ever.
+BODY_SECONDS = 30.0
 # Nobody reads the answer: the status that nginx has for it.
 CLIENT_HAS_GONE = 499
 # What pydantic calls a type in the place of an error: 'str', 'list[str]', 'function-wrap[...]'.
@@ -36,6 +40,7 @@ _STATUSES = {
     401: "No token, or none that suffices.",
     403: "The server was started without an admin token.",
     404: "There is no such task, model or item.",
+    408: "The body came too slowly.",
     409: "The request fits this document, but not what is served now: a job that no task is for, "
     "times out of order, nothing to read.",
     413: "The body is too large.",
@@ -48,7 +53,7 @@ _STATUSES = {
 # Of `RejectedRow.kind`; others are 409.
 _OF_ROWS = {
     "unknown_item": 404,
-    **dict.fromkeys(("bad_time", "missing_field", "wrong_type", "invalid_utf8"), 422),
+    **dict.fromkeys(("bad_time", "invalid_field", "unknown_field"), 422),
 }
 _CODES = {404: "not_found", 405: "method_not_allowed"}
 
@@ -128,9 +133,13 @@ def _invalid(error: RequestValidationError) -> ApiError:
 
 
 async def _answer(request: Request, error: Exception) -> JSONResponse:
-    del request
     answer = as_api_error(error)
-    return JSONResponse(answer.body(), answer.status_code, answer.headers)
+    headers = dict(answer.headers or {})
+    if answer.status_code == 405:  # Starlette names the methods of one route alone
+        routes = list(iter_route_contexts(request.app.routes))
+        fitting = [route for route in routes if route.matches(request.scope)[0] != Match.NONE]
+        headers["Allow"] = ", ".join(sorted({name for r in fitting for name in r.methods or ()}))
+    return JSONResponse(answer.body(), answer.status_code, headers)
 
 
 def add_handlers(app: FastAPI) -> None:
@@ -140,6 +149,23 @@ def add_handlers(app: FastAPI) -> None:
 
 
 class _StrictRequest(Request):
+    async def body(self) -> bytes:
+        if hasattr(self, "_body"):
+            return self._body
+        limit, received = self.app.state.body_bytes, bytearray()
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                async for chunk in self.stream():
+                    received += chunk
+                    if len(received) > limit:
+                        said = f"the body has more than make_app.body_bytes = {limit} bytes"
+                        raise ApiError(413, "body_too_large", said)
+        except TimeoutError:
+            said = f"the body has not come within {BODY_SECONDS:g} seconds"
+            raise ApiError(408, "body_too_slow", said) from None
+        self._body = bytes(received)
+        return self._body
+
     async def json(self) -> Any:
         try:  # Python's own reader takes NaN and half surrogate pairs, and any depth
             return pydantic_core.from_json(await self.body(), allow_inf_nan=False)
@@ -148,7 +174,9 @@ class _StrictRequest(Request):
 
 
 class StrictRoute(APIRoute):
-    """A route whose body must be JSON as the standard has it, in UTF-8."""
+    """A route whose body must come in time, be no larger than `app.state.body_bytes`, and be JSON
+    as the standard has it, in UTF-8.
+    """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()

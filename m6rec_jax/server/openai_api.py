@@ -174,7 +174,7 @@ def _item(snapshot: Snapshot, entry: Any, task: str) -> Item:
     item = Item("", {})
     try:
         if entry is not None:
-            item = snapshot.service.item(entry, task=task, job="generation")
+            item = snapshot.item(entry, task, "generation")
         answerer.check_item(item, task, "item")
     except RejectedRow as problem:
         raise _of_item(problem, "items") from None

@@ -1,31 +1,60 @@
 """Bodies of requests, as the OpenAPI page shows them.
 
-What users, events and items hold depends on the data set: `requests.request` checks it.
+What users, events and items hold depends on the data set: `server.rows` checks it, and
+`server.document` puts it in the place of the types without fields here.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
+from typing_extensions import TypeAliasType, TypedDict
 
 from m6rec_jax.io.closest import did_you_mean
+from m6rec_jax.server.rows import (
+    MAX_CANDIDATES,
+    MAX_EXCLUDE,
+    MAX_HISTORY,
+    MAX_ID,
+    MAX_TEXT,
+    MAX_WHOLE,
+    TIME_SCHEMA,
+)
 
-# Most entries of lists.
-_CANDIDATES, _HISTORY, _EXCLUDE = 1000, 1000, 10_000
 # Requests of one body.
 _MANY = 128
 # JSON's 3.0 is whole, and "3" is no number.
 _INTEGRAL = BeforeValidator(lambda v: int(v) if isinstance(v, float) and v.is_integer() else v)
-_Whole = Annotated[int, Field(strict=True, ge=-(2**53), le=2**53), _INTEGRAL]
+_Whole = Annotated[int, Field(strict=True, ge=-MAX_WHOLE, le=MAX_WHOLE), _INTEGRAL]
 _Positive = Annotated[int, Field(strict=True, ge=1, lt=2**31), _INTEGRAL]
 _Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32), _INTEGRAL]
-_Text = Annotated[str, Field(max_length=20_000)]
+_Text = Annotated[str, Field(max_length=MAX_TEXT)]
 _Prompts = Annotated[list[_Text], Field(min_length=1, max_length=_MANY)]
 _Object = dict[str, Any]
-_Item = _Object | _Text | _Whole
-_Candidates = Annotated[list[_Item], Field(max_length=_CANDIDATES)]
+# Of each data set, see `rows.RowTypes.kinds`.
+User = TypeAliasType("User", _Object | _Text)
+Event = TypeAliasType("Event", _Object | _Text)
+Item = TypeAliasType("Item", _Object | _Text | _Whole)
+Statistics = TypeAliasType("Statistics", _Object)
+Row = TypeAliasType("Row", _Object)
+_ShortId = Annotated[str, Field(max_length=MAX_ID)] | _Whole
+_Candidates = Annotated[list[Item], Field(max_length=MAX_CANDIDATES)]
+_Time = Annotated[Annotated[float, Field(strict=True)] | str | None, WithJsonSchema(TIME_SCHEMA)]
+
+
+class TextDocument(TypedDict):
+    """A candidate that is text, whatever columns items have."""
+
+    text: _Text
 
 
 class Strict(BaseModel):
@@ -81,16 +110,14 @@ class Ask(Strict):
     """Who is asked about: fields of files of requests (docs/requests.md)."""
 
     task: str | None = Field(None, description="one of the model's tasks; none: the only one")
-    user: _Object | str | None = Field(
+    user: User | None = Field(
         None, description="columns of the users table, and `id`; a text where they have no others"
     )
-    time: Annotated[float, Field(strict=True)] | str | None = Field(
-        None, description="unix seconds or ISO 8601; none: now"
-    )
-    history: Annotated[list[_Object | str], Field(max_length=_HISTORY)] | None = Field(
+    time: _Time = Field(None, description="unix seconds or ISO 8601; none: now")
+    history: Annotated[list[Event], Field(max_length=MAX_HISTORY)] | None = Field(
         None, description="what the user did, oldest first: `item`, `time` and `value`"
     )
-    statistics: _Object | None = Field(None, description="in place of those looked up")
+    statistics: Statistics | None = Field(None, description="in place of those looked up")
     debug: bool = Field(False, strict=True, description="whether the answer has `debug`")
 
 
@@ -109,7 +136,7 @@ class Retrieve(Ask):
     k: Annotated[int, Field(strict=True, ge=1, le=1000), _INTEGRAL] | None = Field(
         None, description="how many"
     )
-    exclude: Annotated[list[str | _Whole], Field(max_length=_EXCLUDE)] | None = Field(
+    exclude: Annotated[list[_ShortId], Field(max_length=MAX_EXCLUDE)] | None = Field(
         None, description="ids that must not come"
     )
 
@@ -123,7 +150,7 @@ class Recommend(Retrieve):
     scorer: str | None = Field(
         None, description="task that orders what was found; '': none; none: the one that there is"
     )
-    about: _Item | None = Field(None, description="for titles: the item that the prefix is about")
+    about: Item | None = Field(None, description="for titles: the item that the prefix is about")
 
 
 class Write(Ask):
@@ -140,11 +167,11 @@ class Rerank(Foreign):
     """As Cohere's and Jina's clients ask."""
 
     model: str = Field("m6rec", description="a task of scoring or likelihood")
-    query: _Text | _Object = Field(
+    query: _Text | Row = Field(
         description="the history as text, a segment a line; or an object with the fields of a "
         "request (`user`, `history`, ...)"
     )
-    documents: Annotated[list[_Item], Field(min_length=1, max_length=_CANDIDATES)] = Field(
+    documents: Annotated[list[TextDocument | Item], Field(min_length=1, max_length=1000)] = Field(
         description="candidates as text; or objects: `{'text': ...}`, or an item's columns or `id`"
     )
     top_n: _Positive | None = None
@@ -170,11 +197,11 @@ class Completion(Foreign):
     """As OpenAI's client asks. What it leaves out is as the server is set (`Decoding` in gin)."""
 
     model: str = Field(description="a task of generation")
-    prompt: _Text | _Prompts | _Object = Field(
+    prompt: _Text | _Prompts | Row = Field(
         description="the history as text, a segment a line; or an object with the fields of a "
         "request (`user`, `history`, ...)"
     )
-    item: _Item | None = Field(None, description="that the text is about; no field of OpenAI's")
+    item: Item | None = Field(None, description="that the text is about; no field of OpenAI's")
     max_tokens: _Positive | None = None
     stop: _Text | Annotated[list[_Text], Field(max_length=16)] | None = None
     temperature: Annotated[float, Field(strict=True, ge=0, le=2)] | None = Field(
@@ -212,7 +239,7 @@ class Chat(Foreign):
     """As OpenAI's client asks."""
 
     model: str = Field(description="`m6rec`, or any task of dialogues")
-    messages: list[Message] = Field(min_length=1, max_length=_HISTORY)
+    messages: list[Message] = Field(min_length=1, max_length=MAX_HISTORY)
     n: Literal[1] | None = None
     stream: Annotated[bool, Field(strict=True)] | None = False
     stream_options: StreamOptions | None = None

@@ -19,7 +19,6 @@ from m6rec_jax.engine.decoding.text_decoding import TextOptions
 from m6rec_jax.engine.segments.cache import SegmentCache
 from m6rec_jax.engine.task_settings import TaskSettings, dialogue_part
 from m6rec_jax.errors import ConfigError, DataError, M6RecError
-from m6rec_jax.io.closest import did_you_mean
 from m6rec_jax.jobs.answering import Accepted
 from m6rec_jax.jobs.conversation import Conversation
 from m6rec_jax.jobs.job import job_of
@@ -28,6 +27,7 @@ from m6rec_jax.requests.rendering import RequestText
 from m6rec_jax.requests.request import RejectedRow, Request
 from m6rec_jax.requests.serving_data import ServingData
 from m6rec_jax.server.errors import ApiError
+from m6rec_jax.server.rows import RowTypes
 from m6rec_jax.serving.chat import open_conversation
 from m6rec_jax.serving.service import Service
 from m6rec_jax.text.records import Item, User
@@ -65,6 +65,7 @@ class Snapshot:
         service.warm_up(pairs)
         self.pairs = frozenset(pairs)
         self.described = {pair: self._describe(*pair) for pair in dict.fromkeys(pairs)}
+        self._row_types: dict[int, RowTypes] = {}  # by the data, which many pairs share
         self.conversation: Conversation | None = None
         self.no_conversation = "the model has no task of dialogues"
         if any(map(dialogue_part, self.tasks.values())):
@@ -126,11 +127,11 @@ class Snapshot:
         """Checks and renders a request; now is its time where it names none.
 
         Raises:
-          ApiError: a field is no field of the data set's.
-          RejectedRow, ConfigError, DataError: as `Service.accept`.
+          RejectedRow: as `Service.accept`, and where a field is none of the data set's.
+          ConfigError, DataError: as `Service.accept`.
         """
         self._check_compiled(task, job)
-        self._check_names(row, task, job)
+        self.row_types(task, job).check(row)
         row = {"history": [], **row}
         if row.get("time") is None:
             row["time"] = time.time()
@@ -143,33 +144,28 @@ class Snapshot:
         self, entries: Sequence[Any], task: str, job: str
     ) -> tuple[Request, Sequence[str]]:
         """A request of candidates alone, ids or objects, and their texts; raises as `accept`."""
-        self._check_names({"candidates": entries}, task, job)
+        self.row_types(task, job).check({"candidates": entries})
         return self.service.candidates(entries, task=task, job=job, time=time.time())
 
-    def _check_names(self, row: Mapping[str, Any], task: str, job: str) -> None:
-        """Raises ApiError for a field of users, events or items that the data set does not have:
-        files leave it out, and here somebody can mend it.
-        """
+    def item(self, entry: Any, task: str, job: str) -> Item:
+        """The item that an id or an object means, `item` in errors; raises as `accept`."""
+        self.row_types(task, job).check(entry, "Item", "item")
+        return self.service.item(entry, task=task, job=job)
+
+    def row_types(self, task: str, job: str) -> RowTypes:
+        """What requests of a task may hold."""
         data = self.service.data(task, job)
-        item = {"id", "statistics", *data.spec.items.columns}
-        known: dict[str, set[str]] = {
-            "user": {"id", *data.spec.users.columns},
-            "history": {"item", "time", "value"},
-            **dict.fromkeys(("history.item", "candidates", "about"), item),
-            "statistics": set(data.statistics_names()),
-            "candidates.statistics": set(data.statistics_names()),
+        if id(data) not in self._row_types:
+            self._row_types[id(data)] = RowTypes(data.spec, data.statistics_names())
+        return self._row_types[id(data)]
+
+    def data_sets(self) -> dict[str, RowTypes]:
+        """What requests of each data set may hold, by its name."""
+        return {
+            self.service.data(task, job).spec.name: self.row_types(task, job)
+            for task, job in sorted(self.pairs)
+            if not self.tasks[task].reads_text
         }
-        left = [(path, value) for path, value in row.items() if path in known]
-        while left:
-            path, value = left.pop()
-            if isinstance(value, list):
-                left += [(path, one) for one in value]
-            for name, inner in value.items() if isinstance(value, dict) else ():
-                field, names = f"{path}.{name}", known.get(path, {name})
-                if name not in names:
-                    said = f"'{field}': there is no such field{did_you_mean(name, names)}"
-                    raise ApiError(422, "unknown_field", said, field)
-                left.append((field, inner))
 
     def accept_text(
         self,

@@ -16,7 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from m6rec_jax.errors import ConfigError
-from m6rec_jax.server.access import Limits, Tokens
+from m6rec_jax.server import errors
+from m6rec_jax.server.access import Tokens
 from m6rec_jax.server.app import make_app
 from m6rec_jax.server.asking import Server, events
 from m6rec_jax.serving.service import Service
@@ -36,11 +37,13 @@ def small(server: Server) -> Iterator[Callable[..., Any]]:
     """Servers with other limits and queues, over the snapshot that there is."""
     made: list[Server] = []
 
-    def make(limits: Limits | None = None, tokens: Tokens | None = None, **options: Any) -> Any:
+    def make(tokens: Tokens | None = None, body_bytes: int = 8 << 20, **options: Any) -> Any:
         own = served.make_server(None, **options)
         own.snapshots._current = server.snapshots.current
         made.append(own)
-        return own, TestClient(make_app(own, tokens, limits), raise_server_exceptions=False)
+        return own, TestClient(
+            make_app(own, tokens, body_bytes=body_bytes), raise_server_exceptions=False
+        )
 
     yield make
     for own in made:
@@ -76,7 +79,7 @@ def test_bodies_of_another_type(client: TestClient) -> None:
 
 
 def test_bodies_have_bounds(small: Callable[..., Any]) -> None:
-    _, client = small(Limits(body_bytes=400_000))
+    _, client = small(body_bytes=400_000)
     event = {"item": "f1", "time": 1000.0, "value": 3}
     for route, changes, path in (
         ("score", {"candidates": ["f1"] * 1001}, "candidates"),
@@ -103,11 +106,13 @@ def test_bodies_have_bounds(small: Callable[..., Any]) -> None:
     [
         ("score", {"histroy": []}, "histroy", "history"),
         ("score", {"user": {"tase": "drama"}}, "user.tase", "taste"),
-        ("score", {"history": [{"item": "f1", "valeu": 3}]}, "history.valeu", "value"),
-        ("recommend", {"history": [{"item": {"titel": "A"}}]}, "history.item.titel", "title"),
-        ("score", {"candidates": [{"gerne": "drama"}]}, "candidates.gerne", "genre"),
+        ("score", {"history": [{"item": "f1", "valeu": 3}]}, "history[0].valeu", "value"),
+        ("recommend", {"history": [{"item": {"titel": "A"}}]}, "history[0].item.titel", "title"),
+        ("score", {"candidates": [{"gerne": "drama"}]}, "candidates[0].gerne", "genre"),
         ("score", {"statistics": {"user_cuont": 3}}, "statistics.user_cuont", "user_count"),
         ("rerank", {"query": {"user": {"tase": "a"}}}, "user.tase", "taste"),
+        ("rerank", {"documents": ["a", {"gerne": "drama"}]}, "documents[1].gerne", "genre"),
+        ("completions", {"item": {"gerne": "drama"}}, "item.gerne", "genre"),
     ],
 )
 def test_misspelt_fields_are_refused(
@@ -117,6 +122,27 @@ def test_misspelt_fields_are_refused(
     error = response.json()["error"]
     assert (response.status_code, error["code"], error["param"]) == (422, "unknown_field", path)
     assert f"'{nearest}'" in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("user", "path"),
+    [({"taste": "a" * 20_001}, "user.taste"), ({"taste": ["drama"]}, "user.taste"), (3, "user")],
+)
+def test_columns_have_types_and_bounds(client: TestClient, user: Any, path: str) -> None:
+    assert failed(client, "/v1/score", SCORE | {"user": user}) == (422, "invalid_field", path)
+
+
+def test_a_body_that_does_not_come_ends(
+    small: Callable[..., Any], listen: Callable[[Any], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(errors, "BODY_SECONDS", 0.1)
+    port = int(listen(make_app(small()[0])).rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        connection.sendall(
+            b"POST /v1/score HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+            b"Content-Length: 100\r\n\r\n{"
+        )
+        assert b" 408 " in connection.recv(4096)
 
 
 def test_fields_of_other_services_are_named(client: TestClient) -> None:

@@ -198,7 +198,7 @@ def test_a_completion_of_a_request_says_what_an_explanation_says(client: TestCli
         json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: {")
     ]
     assert "".join(event["choices"][0]["text"] for event in events) == "comedy again"
-    for item, wrong in ((None, (422, "missing_field")), ("f99", (404, "unknown_item"))):
+    for item, wrong in ((None, (409, "missing_field")), ("f99", (404, "unknown_item"))):
         assert failed(client, "/v1/completions", body | {"item": item}) == (*wrong, "item")
 
 
