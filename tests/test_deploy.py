@@ -117,11 +117,9 @@ def test_overlays_fit_the_code(
     bindings = cli._gin_bindings(rest, parser)
     files = ["gin_configs/commands/serve.gin", *(args.gin_file or ())]
     configuration.parse_config(files, bindings)
-    drain, grace = (configuration.bound(f"serve.{part}") for part in ("drain", "grace"))
-    assert deployment["terminationGracePeriodSeconds"] >= drain + grace + 5
-    # The endpoint is out of balance before the last connection is taken.
-    readiness = container["readinessProbe"]
-    assert drain > readiness["periodSeconds"] * readiness["failureThreshold"]
+    sleep = int(container["lifecycle"]["preStop"]["exec"]["command"][1])
+    grace = configuration.bound("serve.grace")
+    assert deployment["terminationGracePeriodSeconds"] >= sleep + grace + 5
     assert (configuration.bound("serve.rules") is not None) == (name == "tpu")
 
     # Paths are volumes, and what is written can be.

@@ -10,6 +10,7 @@ import logging
 import os
 import time
 import uuid
+from http import HTTPMethod
 from pathlib import Path
 from typing import Annotated
 
@@ -24,7 +25,6 @@ from m6rec_jax.server.errors import CLIENT_HAS_GONE, ApiError
 
 access_log = logging.getLogger("m6rec_jax.access")
 
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
 _PROBES = frozenset({"/healthz", "/readyz"})
 _Given = Annotated[HTTPAuthorizationCredentials | None, Security(HTTPBearer(auto_error=False))]
 
@@ -110,24 +110,19 @@ class Access:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                answer = MutableHeaders(scope=message)
-                answer["X-Request-Id"] = id_
-                if self._server.draining:
-                    answer["Connection"] = "close"  # and the client asks elsewhere
+                MutableHeaders(scope=message)["X-Request-Id"] = id_
             await send(message)
 
         try:
             await self._app(scope, receive, send_with_id)
-        except Exception:
-            # The app has answered and logged it already, or its client has gone.
-            if status == CLIENT_HAS_GONE:
-                access_log.debug("a request ended without an answer", exc_info=True)
+        except Exception:  # the app has answered and logged it already, or its client has gone
+            access_log.debug("request %s ended with an error", id_)
         finally:
             seconds = time.perf_counter() - began
             route = getattr(scope.get("route"), "path", "(no route)")
             metrics = self._server.metrics
             # A client may call its method anything.
-            method = scope["method"] if scope["method"] in _METHODS else "other"
+            method = scope["method"] if scope["method"] in HTTPMethod.__members__ else "other"
             metrics.requests.labels(method, route, status).inc()
             metrics.request_seconds.labels(route).observe(seconds)
             level = logging.DEBUG if route in _PROBES else logging.INFO  # probes come every second

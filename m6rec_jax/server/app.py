@@ -14,7 +14,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from m6rec_jax import __version__
 from m6rec_jax.server import admin, document, native, openai_api, page, rerank_api, vertex
 from m6rec_jax.server.access import Access, Tokens
-from m6rec_jax.server.asking import Server, read_headers
+from m6rec_jax.server.asking import Server, read_timeout
 from m6rec_jax.server.errors import add_handlers, responses
 
 log = logging.getLogger(__name__)
@@ -22,9 +22,10 @@ log = logging.getLogger(__name__)
 _TRACES = "OTEL_EXPORTER_OTLP_ENDPOINT"
 _ABOUT = """One language model for every job of a recommender.
 
-Every error has one shape: `{"error": {"message", "type", "param", "code"}}`. Two headers may go
-with every request: `X-Timeout-Ms`, how long it may wait (1 to 3,600,000), and `X-Priority: bulk`:
-others go first. `GET /v1/items` says which columns users and items of a task have.
+Every error has one shape: `{"error": {"message", "type", "param", "code"}}`. Where a request fits
+this document and is answered by 409, it does not fit what is served: no task is for that job, times
+are out of order, there is nothing to read. The header `X-Timeout-Ms` (1 to 3,600,000) says how long
+a request may wait. `GET /v1/items` says which columns users and items of a task have.
 """
 _ASKED = responses(400, 404, 408, 409, 413, 422, 429, 500, 503, 504)
 
@@ -53,17 +54,9 @@ def make_app(server: Server, tokens: Tokens | None = None, *, body_bytes: int = 
     add_handlers(app)
     tokens = tokens or Tokens()
 
-    async def healthy() -> dict[str, str]:
-        """Whether the process is alive."""
-        return {"status": "ok"}
-
     async def ready() -> Response:
-        """Whether requests are answered: the model is loaded, and the server is not ending."""
-        return JSONResponse({"ready": server.ready}, 200 if server.ready else 503)
-
-    async def metrics() -> Response:
-        """For Prometheus."""
-        return Response(generate_latest(server.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+        """Whether requests are answered: the model is loaded."""
+        return JSONResponse({"ready": snapshots.ready}, 200 if snapshots.ready else 503)
 
     under_vertex = vertex.health_route()
     if under_vertex is not None:  # first: it may be '/healthz', or the page's
@@ -74,7 +67,7 @@ def make_app(server: Server, tokens: Tokens | None = None, *, body_bytes: int = 
     for part in (native, rerank_api, openai_api, vertex, page):
         app.include_router(
             part.routes(server),
-            dependencies=[*reading, Depends(read_headers)],
+            dependencies=[*reading, Depends(read_timeout)],
             responses=_ASKED | lacking,
         )
     app.include_router(
@@ -82,16 +75,20 @@ def make_app(server: Server, tokens: Tokens | None = None, *, body_bytes: int = 
         dependencies=[Depends(tokens.check_admin)],
         responses=responses(400, 401, 403, 404, 408, 409, 413, 422, 500, 503),
     )
-    app.get("/healthz", tags=["operation"])(healthy)
-    loading = {503: {"description": "Not yet, or not any more."}}
-    app.get("/readyz", tags=["operation"], responses=loading)(ready)  # type: ignore[arg-type]
-    app.get(
-        "/metrics",
-        tags=["operation"],
-        response_class=Response,
-        dependencies=reading,
-        responses={200: {"content": {"text/plain": {}}}, **lacking},
-    )(metrics)
+    app.get("/readyz", tags=["operation"], responses={503: {"description": "Not yet."}})(ready)
+
+    @app.get("/healthz", tags=["operation"])
+    async def healthy() -> dict[str, str]:
+        """Whether the process is alive."""
+        return {"status": "ok"}
+
+    plain = {200: {"content": {"text/plain": {}}}, **lacking}
+
+    @app.get("/metrics", tags=["operation"], dependencies=reading, responses=plain)
+    async def metrics() -> Response:
+        """For Prometheus."""
+        return Response(generate_latest(server.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
     _trace(app)
     return Access(app, server)
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import contextlib
 import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import Header, Request
 from fastapi.responses import StreamingResponse
@@ -21,24 +20,16 @@ from m6rec_jax.server.metrics import Metrics
 from m6rec_jax.server.snapshots import Snapshot, Snapshots
 from m6rec_jax.serving.scheduler import Queued, Scheduler
 
-# How a client says how long it waits, and that others go first.
-TIMEOUT, PRIORITY = "X-Timeout-Ms", "X-Priority"
 
-
-def read_headers(
+def read_timeout(
     request: Request,
     timeout: Annotated[
         Annotated[int, Field(ge=1, le=3_600_000)] | None,
-        Header(alias=TIMEOUT, include_in_schema=False),
+        Header(alias="X-Timeout-Ms", include_in_schema=False),
     ] = None,
-    priority: Annotated[
-        Literal["interactive", "bulk"],
-        Header(alias=PRIORITY, include_in_schema=False),
-    ] = "interactive",
 ) -> None:
-    """Keeps the headers that may go with a request: a dependency of routes that are `asking`."""
+    """Keeps how long a request may wait: a dependency of routes that are `asking`."""
     request.state.timeout = None if timeout is None else timeout / 1000
-    request.state.bulk = priority == "bulk"
 
 
 class Server:
@@ -48,25 +39,17 @@ class Server:
       jobs: that may be asked beside what tasks are for, see `launch.serve`.
       timeout: seconds that a request may wait where it does not say.
       scheduler: options of the `Scheduler`; those that are left out are gin's.
-
-    Attributes:
-      draining: whether the server is shutting down.
     """
 
     def __init__(self, jobs: Collection[str] = (), timeout: float = 30.0, **scheduler: Any) -> None:
-        self.timeout, self.draining = timeout, False
+        self.timeout = timeout
         self.metrics = Metrics(
             lambda: self.scheduler.depth,
-            lambda: self.ready,
-            lambda: self.snapshots.current.segments if self.snapshots.ready else None,
+            lambda: self.snapshots.ready,
+            lambda: self.snapshots.current.service.model.segments if self.snapshots.ready else None,
         )
         self.snapshots = Snapshots(jobs, lambda what: self.metrics.swaps.labels(what).inc())
         self.scheduler = Scheduler(observe=self.metrics.batch, **scheduler)
-
-    @property
-    def ready(self) -> bool:
-        """Whether new requests are welcome."""
-        return self.snapshots.ready and not self.draining
 
 
 class Asking:
@@ -77,30 +60,22 @@ class Asking:
     """
 
     def __init__(self, server: Server, request: Request) -> None:
-        self._scheduler, self._metrics = server.scheduler, server.metrics
-        self._request = request
+        self._scheduler, self._request = server.scheduler, request
         self.snapshot: Snapshot = server.snapshots.current
-        self._queued: dict[str, Any] = {
-            "deadline": time.monotonic() + (request.state.timeout or server.timeout),
-            "bulk": request.state.bulk,
-        }
+        self._deadline = time.monotonic() + (request.state.timeout or server.timeout)
         self._gone = asyncio.create_task(self._wait_until_gone())
         self._began = time.monotonic()
         self._seconds = {"accept": 0.0, "wait": 0.0, "run": 0.0}
         self._accepted: list[Accepted] = []
-        self._beside: list[asyncio.Task[Any]] = []
-        self._segments = self.snapshot.segment_counts()
 
     async def accept(
-        self, row: Mapping[str, Any], task: str, job: str, number: int = 0, *, again: bool = False
+        self, row: Mapping[str, Any], task: str, job: str, number: int = 0
     ) -> Accepted:
-        """See `Snapshot.accept`; `again`: another task has counted what this request lacks."""
+        """See `Snapshot.accept`."""
         began = time.monotonic()
         accepted = await run_in_threadpool(self.snapshot.accept, row, task, job, number)
         self._seconds["accept"] += time.monotonic() - began
         self._accepted.append(accepted)
-        for gap in () if again else accepted.request.gaps:
-            self._metrics.gaps.labels(gap).inc()
         return accepted
 
     async def accept_text(self, *args: Any, **asked: Any) -> Accepted:
@@ -114,8 +89,8 @@ class Asking:
         try:
             for one in accepted:
                 service = self.snapshot.service
-                futures.append(self._scheduler.submit(service, one, **self._queued))
-            results = [await self._result(future) for future in futures]
+                futures.append(self._scheduler.submit(service, one, deadline=self._deadline))
+            results = [await self._unless_gone(asyncio.wrap_future(f)) for f in futures]
             started = min((future.began for future in futures), default=began)
             self._seconds["wait"] += started - began
             self._seconds["run"] += time.monotonic() - started
@@ -124,22 +99,14 @@ class Asking:
             for future in futures:
                 future.cancel()
 
-    def call_together(
-        self, function: Callable[[list[Any]], list[Any]], argument: Any
-    ) -> asyncio.Task[Any]:
-        """What a function will give for an argument, see `Scheduler.call_together`; queued now."""
+    async def call_together(self, function: Callable[[list[Any]], list[Any]], argument: Any) -> Any:
+        """What a function gives for an argument, see `Scheduler.call_together`."""
         sizes = self.snapshot.service.resources.batch_sizes
-        future = self._scheduler.call_together(function, argument, sizes, **self._queued)
-        beside = asyncio.create_task(self._result(future))
-
-        def ended(task: asyncio.Task[Any]) -> None:
-            future.cancel()  # also where the task was cancelled before it began
-            if not task.cancelled():
-                task.exception()  # nobody may be there any more to hear of it
-
-        beside.add_done_callback(ended)
-        self._beside.append(beside)
-        return beside
+        future = self._scheduler.call_together(function, argument, sizes, deadline=self._deadline)
+        try:
+            return await self._unless_gone(asyncio.wrap_future(future))
+        finally:
+            future.cancel()
 
     async def pieces(self, accepted: Accepted) -> AsyncIterator[tuple[str, Result | None]]:
         """The one text of an answer, piece by piece as it is generated; last no text, and the
@@ -151,7 +118,10 @@ class Asking:
             loop.call_soon_threadsafe(texts.put_nowait, text)
 
         future = self._scheduler.submit(
-            self.snapshot.service, accepted, on_text=lambda _, text: put(text), **self._queued
+            self.snapshot.service,
+            accepted,
+            on_text=lambda _, text: put(text),
+            deadline=self._deadline,
         )
         future.add_done_callback(lambda _: put(None))
         try:
@@ -175,23 +145,14 @@ class Asking:
         """What the model read, and what it took, as `schemas.Debug`."""
         read = [{"task": one.task, "job": one.job, **one.text._asdict()} for one in self._accepted]
         seconds = self._seconds | {"total": time.monotonic() - self._began}
-        segments = {
-            pool: {name: number - self._segments[pool][name] for name, number in counts.items()}
-            for pool, counts in self.snapshot.segment_counts().items()
-        }
         return {
             "read": read,
             "milliseconds": {name: round(1000 * value, 3) for name, value in seconds.items()},
-            "segments": segments,
         }
 
     def close(self) -> None:
-        """Stops looking whether the client is still there, and what nobody waits for."""
-        for task in (self._gone, *self._beside):
-            task.cancel()
-
-    async def _result(self, future: concurrent.futures.Future[Any]) -> Any:
-        return await self._unless_gone(asyncio.wrap_future(future))
+        """Stops looking whether the client is still there."""
+        self._gone.cancel()
 
     async def _unless_gone(self, awaited: Any) -> Any:
         task = asyncio.ensure_future(awaited)

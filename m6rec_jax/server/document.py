@@ -15,11 +15,7 @@ from m6rec_jax.server.snapshots import ANY_TASK, Snapshot
 
 _SAMPLES = {"string": "text", "int": 24, "float": 0.5, "bool": True, "list<string>": ["text"]}
 # Schemas of bodies that are requests of a job.
-_JOBS = {
-    "scoring": ["Score"],
-    "retrieval": ["Retrieve", "Recommend"],
-    "generation": ["Write"],
-}
+_JOBS = {"scoring": ["Score"], "retrieval": ["Retrieve", "Recommend"], "generation": ["Write"]}
 
 
 def of_snapshot(app: FastAPI, snapshot: Snapshot | None) -> dict[str, Any]:

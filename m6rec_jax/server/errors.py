@@ -11,6 +11,7 @@ import logging
 import re
 import traceback
 from collections.abc import Callable, Coroutine, Mapping
+from http import HTTPStatus
 from typing import Any
 
 import pydantic_core
@@ -34,22 +35,6 @@ BODY_SECONDS = 30.0
 CLIENT_HAS_GONE = 499
 # What pydantic calls a type in the place of an error: 'str', 'list[str]', 'function-wrap[...]'.
 _TYPE = re.compile(r"^(?:constrained-)?(?:str|dict|int|float|bool)$|\[")
-# What each status says, for the OpenAPI document.
-_STATUSES = {
-    400: "The body is no JSON.",
-    401: "No token, or none that suffices.",
-    403: "The server was started without an admin token.",
-    404: "There is no such task, model or item.",
-    408: "The body came too slowly.",
-    409: "The request fits this document, but not what is served now: a job that no task is for, "
-    "times out of order, nothing to read.",
-    413: "The body is too large.",
-    422: "A field is missing or wrong.",
-    429: "The queue is full; `Retry-After` says when to ask again.",
-    500: "The server failed; its log says where.",
-    503: "The model is loading, or the server is ending.",
-    504: "The request waited until after its deadline.",
-}
 # Of `RejectedRow.kind`; others are 409.
 _OF_ROWS = {
     "unknown_item": 404,
@@ -86,7 +71,7 @@ class ApiError(HTTPException):
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Errors of a route, for the OpenAPI document."""
-    return {s: {"model": schemas.Error, "description": _STATUSES[s]} for s in statuses}
+    return {s: {"model": schemas.Error, "description": HTTPStatus(s).phrase} for s in statuses}
 
 
 def as_api_error(error: Exception) -> ApiError:
@@ -99,8 +84,7 @@ def as_api_error(error: Exception) -> ApiError:
             status = _OF_ROWS.get(error.kind, 409)
             return ApiError(status, error.kind, str(error), named[1] if named else None)
         case QueueFull():
-            after = {"Retry-After": f"{error.retry_after:.0f}"}
-            return ApiError(429, "queue_full", str(error), headers=after)
+            return ApiError(429, "queue_full", str(error), headers={"Retry-After": "1"})
         case SchedulerClosed():
             return ApiError(503, "shutting_down", str(error), headers={"Retry-After": "1"})
         case DeadlinePassed():

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import dataclasses
+import functools
 import logging
 import os
 import signal
@@ -12,9 +11,9 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import gin
 import jax
@@ -62,7 +61,6 @@ def serve(
     jobs: Sequence[str] = (),
     timeout: float = 30.0,
     grace: float = 25.0,
-    drain: float = 0.0,
 ) -> None:
     """Serves until SIGTERM or SIGINT; returns when all requests are answered, or ends the process
     with status 0 where their time is over.
@@ -81,8 +79,6 @@ def serve(
         'title_recommendation' of tasks that write titles, 'likelihood' of any task.
       timeout: seconds that a request may wait, and its texts may take, where it does not say.
       grace: seconds that requests have to end in after SIGTERM.
-      drain: seconds between SIGTERM, from which `/readyz` says no, and the last new connection: a
-        balancer needs a moment to look elsewhere.
 
     Raises:
       M6RecError: the model, its data or its indexes are missing or wrong.
@@ -96,8 +92,15 @@ def serve(
     options = ServiceOptions(
         prepared, items, index, segments=segments, source_buckets=source_buckets, continuous=True
     )
-    bank = None if bank is None else str(bank)
-    served = _Served(str(model_dir), bank, step, options, batch_sizes, rules, jobs, timeout, tokens)
+    load = functools.partial(
+        _load,
+        str(model_dir),
+        None if bank is None else str(bank),
+        step,
+        options,
+        batch_sizes,
+        rules,
+    )
     bound = _bind(host, port)
     if host not in ("127.0.0.1", "localhost", "::1") and (tokens is None or tokens.read is None):
         log.warning("everybody who reaches %s may ask: there is no read token", host)
@@ -110,9 +113,10 @@ def serve(
             )
         port = bound.getsockname()[1]
         bound.close()  # it is Ray Serve that listens there
-        serve_replicas(served.ready_app, host, port, grace)
+        app = functools.partial(_loaded_app, load, tuple(jobs), timeout, tokens)
+        serve_replicas(app, host, port, grace)
         return
-    server = served.server()
+    server = Server(jobs, timeout)
     config = uvicorn.Config(
         make_app(server, tokens),
         log_config=None,
@@ -123,21 +127,23 @@ def serve(
         timeout_keep_alive=_KEEP_ALIVE,
         timeout_graceful_shutdown=int(grace),
     )
-    listening, errors = _Listening(config, server, drain), list[BaseException]()
+    listening, errors = uvicorn.Server(config), list[BaseException]()
 
-    def load() -> None:
+    def load_and_start() -> None:
         try:
-            served.load(server)
+            load(server)
         except BaseException as error:  # there is nothing to serve
             errors.append(error)
             listening.should_exit = True
 
-    loading = threading.Thread(target=load, name="m6rec-loading", daemon=True)
+    loading = threading.Thread(target=load_and_start, name="m6rec-loading", daemon=True)
     loading.start()
+    # uvicorn's own handlers send the signal again when all is done: as if the process had failed.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: setattr(listening, "should_exit", True))
     try:
         listening.run([bound])
     finally:
-        server.draining = True
         all_answered = server.scheduler.close(1.0)
     if errors:
         raise errors[0]
@@ -149,52 +155,39 @@ def serve(
         os._exit(0)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Served:
-    """What a process serves, as arguments of `serve`; it can be pickled, and names the files."""
+def _load(
+    model_dir: str,
+    bank: str | None,
+    step: int | None,
+    options: ServiceOptions,
+    batch_sizes: Sequence[int] | None,
+    rules: LogicalRules | None,
+    server: Server,
+) -> None:
+    """Opens the model and compiles all that requests may run; raises M6RecError."""
+    began = time.monotonic()
+    use_compilation_cache()
+    sizes = batch_sizes or ((1, 8) if jax.default_backend() == "cpu" else (1, 32))
+    service = Service.open(
+        model_dir,
+        bank=bank,
+        step=step,
+        mesh=None if rules is None else make_mesh(),
+        rules=tuple(rules or ()),
+        options=dataclasses.replace(options, batch_sizes=tuple(sizes)),
+    )
+    server.snapshots.start(service)
+    seconds, counts = time.monotonic() - began, (PROGRAMS.made, PROGRAMS.cached)
+    log.info("ready in %.1f s: %d programs, %d of them from the cache", seconds, *counts)
 
-    model_dir: str
-    bank: str | None
-    step: int | None
-    options: ServiceOptions
-    batch_sizes: Sequence[int] | None
-    rules: LogicalRules | None
-    jobs: Sequence[str]
-    timeout: float
-    tokens: Tokens | None
 
-    def server(self) -> Server:
-        """A server that waits for `load`; its limits and its scheduler are gin's."""
-        return Server(self.jobs, timeout=self.timeout)
-
-    def load(self, server: Server) -> None:
-        """Opens the model and compiles all that requests may run; raises M6RecError."""
-        began = time.monotonic()
-        use_compilation_cache()
-        batch_sizes = self.batch_sizes
-        if batch_sizes is None:
-            batch_sizes = (1, 8) if jax.default_backend() == "cpu" else (1, 32)
-        service = Service.open(
-            self.model_dir,
-            bank=self.bank,
-            step=self.step,
-            mesh=None if self.rules is None else make_mesh(),
-            rules=tuple(self.rules or ()),
-            options=dataclasses.replace(self.options, batch_sizes=tuple(batch_sizes)),
-        )
-        server.snapshots.start(service)
-        log.info(
-            "ready in %.1f s: %d programs, %d of them from the cache",
-            time.monotonic() - began,
-            PROGRAMS.made,
-            PROGRAMS.cached,
-        )
-
-    def ready_app(self) -> ASGIApp:
-        """The app of a server that has loaded."""
-        server = self.server()
-        self.load(server)
-        return make_app(server, self.tokens)
+def _loaded_app(
+    load: Callable[[Server], None], jobs: Sequence[str], timeout: float, tokens: Tokens | None
+) -> ASGIApp:
+    """The app of a server that has loaded, in a process of a replica."""
+    server = Server(jobs, timeout)
+    load(server)
+    return make_app(server, tokens)
 
 
 def use_compilation_cache() -> None:
@@ -217,29 +210,3 @@ def _bind(host: str, port: int) -> socket.socket:
     shown = f"[{host}]" if ":" in host else host
     print(f"http://{shown}:{bound.getsockname()[1]} (documentation: /docs)", flush=True)
     return bound
-
-
-class _Listening(uvicorn.Server):
-    """uvicorn that ends with status 0 after SIGTERM, and waits `drain` seconds before."""
-
-    def __init__(self, config: uvicorn.Config, server: Server, drain: float) -> None:
-        super().__init__(config)
-        self._server, self._drain = server, drain
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        # uvicorn's would end the process by the signal, as if it had failed.
-        loop = asyncio.get_running_loop()
-
-        def stop(number: int, _: Any) -> None:
-            self.force_exit = self._server.draining  # the second time
-            self._server.draining = True
-            delay = self._drain if number == signal.SIGTERM else 0.0
-            loop.call_soon_threadsafe(loop.call_later, delay, setattr, self, "should_exit", True)
-
-        before = {name: signal.signal(name, stop) for name in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            yield
-        finally:
-            for name, handler in before.items():
-                signal.signal(name, handler)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
+import threading
 from collections.abc import Callable, Iterable
 
 import jax
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
 from m6rec_jax.engine.programs.kept_programs import LOADED_EVENT
@@ -30,21 +30,17 @@ class _Programs:
     """
 
     def __init__(self) -> None:
-        # Counters that several threads may step.
-        self._made, self._cached = itertools.count(), itertools.count()
         self.made = self.cached = 0
-        jax.monitoring.register_event_duration_secs_listener(self._on_duration)
-        jax.monitoring.register_event_listener(self._on_event)
+        self._lock = threading.Lock()  # several threads compile
+        jax.monitoring.register_event_duration_secs_listener(
+            lambda event, *_, **__: self._on(event)
+        )
+        jax.monitoring.register_event_listener(lambda event, **_: self._on(event))
 
-    def _on_duration(self, event: str, duration_secs: float, **_: str | int) -> None:
-        if event == _COMPILED:
-            self.made = next(self._made) + 1
-
-    def _on_event(self, event: str, **_: str | int) -> None:
-        if event == LOADED_EVENT:
-            self.made = next(self._made) + 1
-        if event in (_CACHED, LOADED_EVENT):
-            self.cached = next(self._cached) + 1
+    def _on(self, event: str) -> None:
+        with self._lock:
+            self.made += event in (_COMPILED, LOADED_EVENT)
+            self.cached += event in (_CACHED, LOADED_EVENT)
 
 
 PROGRAMS = _Programs()
@@ -57,7 +53,7 @@ class _Segments(Collector):
         self._find = find
 
     def collect(self) -> Iterable[Metric]:
-        """Counts and sizes of both pools; nothing where late interaction is off."""
+        """Counts of both pools; nothing where late interaction is off."""
         cache = self._find()
         if cache is None:
             return
@@ -68,12 +64,6 @@ class _Segments(Collector):
             for outcome, number in dataclasses.asdict(counts).items():
                 counters.add_metric((pool, outcome), number)
         yield counters
-        for name in ("slots", "slots_used", "bytes"):
-            text = f"SegmentCache: {name} of a pool on the devices"
-            gauge = GaugeMetricFamily(f"m6rec_segment_{name}", text, labels=("pool",))
-            for pool, usage in cache.usage().items():
-                gauge.add_metric((pool,), usage[name])
-            yield gauge
 
 
 class Metrics:
@@ -113,7 +103,6 @@ class Metrics:
         self._wait = histogram("wait_seconds", "In the queue", "job")
         self._run = histogram("run_seconds", "Of a batch on the devices", "job")
         self._failures = counter("failures", "Requests that failed on the devices", "job")
-        self.gaps = counter("gaps", "Requests answered without some of what they told", "gap")
         self.swaps = counter("swaps", "Changes of prompts and data", "what")
         gauge("programs", "Compiled or read from the cache", lambda: PROGRAMS.made)
         gauge("programs_cached", "Read from the persistent cache", lambda: PROGRAMS.cached)

@@ -3,8 +3,8 @@
 Answers say what answered: `task`, `job`, `prompts` and `data`, fingerprints of which equal ones
 give equal answers, and `snapshot`, which counts the server's changes; `unknown_items` of the
 history, which were left out, since neither the catalogue has them nor were they described; and with
-`debug` what the model read for each task, `milliseconds` (`accept` checks and renders, `wait` is
-the queue, `run` the batch), and `segments` by where they were found meanwhile, also of others.
+`debug` what the model read for each task, and `milliseconds` (`accept` checks and renders, `wait`
+is the queue, `run` the batch).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from m6rec_jax.jobs.answering import Accepted, ScoredItem, title_of
 from m6rec_jax.server import schemas
 from m6rec_jax.server.asking import Asking, Server, asking
 from m6rec_jax.server.errors import StrictRoute
-from m6rec_jax.server.snapshots import ANY_TASK, Snapshot
+from m6rec_jax.server.snapshots import ANY_TASK
 from m6rec_jax.text.records import Item
 
 # Items that are found for a scorer to order, at least.
@@ -40,17 +40,16 @@ def routes(server: Server) -> APIRouter:
         """
         async with asking(server, request) as asked:
             task = asked.snapshot.task(body.task, body.job or "scoring")
-            job = body.job or _scoring_job(asked, task)
-            (result,) = await asked.answer(await asked.accept(_row(body), task, job))
-            return _answered(asked, body, task, job, items=ranked(result))
+            is_likelihood = asked.snapshot.tasks[task].kind == "likelihood"
+            return await _ranked(
+                asked, body, task, body.job or ("likelihood" if is_likelihood else "scoring")
+            )
 
     @router.post("/v1/retrieve")
     async def retrieve(body: schemas.Retrieve, request: Request) -> dict[str, Any]:
         """The `items` of the catalogue that fit the user best, best first."""
         async with asking(server, request) as asked:
-            task = asked.snapshot.task(body.task, "retrieval")
-            (result,) = await asked.answer(await asked.accept(_row(body), task, "retrieval"))
-            return _answered(asked, body, task, "retrieval", items=ranked(result))
+            return await _ranked(asked, body, body.task, "retrieval")
 
     @router.post("/v1/recommend")
     async def recommend(body: schemas.Recommend, request: Request) -> dict[str, Any]:
@@ -59,7 +58,7 @@ def routes(server: Server) -> APIRouter:
         """
         async with asking(server, request) as asked:
             if body.by == "titles":
-                return await _by_titles(asked, body)
+                return await _ranked(asked, body, body.task, "title_recommendation")
             return await _by_retrieval(asked, body)
 
     @router.post("/v1/explain")
@@ -93,7 +92,7 @@ def _answered(
     answer["unknown_items"] = asked.unknown_items
     if "items" in answer:
         _describe(asked, task, job, answer["items"])
-    return {**asked.snapshot.describe(task, job), **answer, **more}
+    return {**asked.snapshot.described[task, job], **answer, **more}
 
 
 def _describe(asked: Asking, task: str, job: str, items: list[dict[str, Any]]) -> None:
@@ -108,16 +107,16 @@ def _describe(asked: Asking, task: str, job: str, items: list[dict[str, Any]]) -
         item["details"] = data.details(data.items[item["id"]]) if item["id"] in data.items else ""
 
 
-def ranked(result: Any) -> list[dict[str, Any]]:
+def _items(result: Any) -> list[dict[str, Any]]:
     """Items of a result for JSON."""
     items: Iterable[ScoredItem] = result.items
     return [item._asdict() for item in items]
 
 
-def _scoring_job(asked: Asking, task: str) -> str:
-    """Scoring; likelihood where a task is for that."""
-    kind = asked.snapshot.tasks[task].kind
-    return "likelihood" if kind == "likelihood" else "scoring"
+async def _ranked(asked: Asking, body: schemas.Ask, task: str | None, job: str) -> dict[str, Any]:
+    task = asked.snapshot.task(task, job)
+    (result,) = await asked.answer(await asked.accept(_row(body), task, job))
+    return _answered(asked, body, task, job, items=_items(result))
 
 
 async def _by_retrieval(asked: Asking, body: schemas.Recommend) -> dict[str, Any]:
@@ -130,43 +129,29 @@ async def _by_retrieval(asked: Asking, body: schemas.Recommend) -> dict[str, Any
     depth = min(_SCORED, answerer.max_k)
     row = _row(body, k=max(wanted, depth) if scorer else wanted)
     (found,) = await asked.answer(await asked.accept(row, task, job))
-    items: list[dict[str, Any]] = ranked(found)
+    items: list[dict[str, Any]] = _items(found)
     if not scorer or not items:
         return _answered(asked, body, task, job, items=items)
     row = _row(body, candidates=[item["id"] for item in items])
-    scoring: Accepted = await asked.accept(row, scorer, "scoring", again=True)
+    scoring: Accepted = await asked.accept(row, scorer, "scoring")
     (scores,) = await asked.answer(scoring)
-    pairs = zip(items, ranked(scores), strict=True)
+    pairs = zip(items, _items(scores), strict=True)
     both = [item | {"score": new["score"], "retrieval_score": item["score"]} for item, new in pairs]
     both.sort(key=lambda item: -item["score"])  # equal ones stay as they were found
-    scored_by = snapshot.describe(scorer, "scoring")
+    scored_by = snapshot.described[scorer, "scoring"]
     return _answered(asked, body, task, job, items=both[:wanted], scored_by=scored_by)
 
 
 def _scorer(asked: Asking, task: str, name: str | None) -> str | None:
     """The task that orders what was found; None: none does."""
     snapshot = asked.snapshot
-    if name:
-        scorer = snapshot.task(name, "scoring", "scorer")
-        if not _knows_items(snapshot, scorer):
-            raise ConfigError(f"'{scorer}' is served without a catalogue: it cannot score ids")
-        return scorer
-    beside = None if name == "" else snapshot.service.resources.beside(task, "scoring")
-    return beside if beside and _knows_items(snapshot, beside) else None
-
-
-def _knows_items(snapshot: Snapshot, scorer: str) -> bool:
-    """Whether ids say something of their items; True where the scorer cannot be asked at all."""
-    if (scorer, "scoring") not in snapshot.pairs:
-        return True
-    return bool(snapshot.service.data(scorer, "scoring").items)
-
-
-async def _by_titles(asked: Asking, body: schemas.Recommend) -> dict[str, Any]:
-    job = "title_recommendation"
-    task = asked.snapshot.task(body.task, job)
-    (result,) = await asked.answer(await asked.accept(_row(body), task, job))
-    return _answered(asked, body, task, job, items=ranked(result))
+    if name is not None:
+        return snapshot.task(name, "scoring", "scorer") if name else None
+    beside = snapshot.service.resources.beside(task, "scoring")
+    if beside is None or (beside, "scoring") not in snapshot.pairs:
+        return None
+    # Without a catalogue ids say nothing of their items.
+    return beside if snapshot.service.data(beside, "scoring").items else None
 
 
 async def _write(asked: Asking, body: schemas.Write, kind: str | None = None) -> dict[str, Any]:

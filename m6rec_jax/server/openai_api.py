@@ -8,16 +8,15 @@ import base64
 import re
 import time
 import uuid
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from typing import Any
 
-import numpy as np
 from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 
 from m6rec_jax.dialogue.state import SYSTEM, USER
 from m6rec_jax.engine.decoding.text_decoding import TextOptions
-from m6rec_jax.engine.task_settings import TaskSettings, dialogue_part
+from m6rec_jax.engine.task_settings import dialogue_part
 from m6rec_jax.jobs.answering import Accepted
 from m6rec_jax.jobs.conversation import Answer, Conversation
 from m6rec_jax.requests.request import RejectedRow
@@ -31,6 +30,8 @@ from m6rec_jax.text.records import Item
 _STREAMS: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
 # After a retrieval task's name: vectors of items, not of users.
 _ITEMS = ":items"
+# Fields of a completion that say how a text is decoded.
+_DECODING = ("max_tokens", "stop", "temperature", "top_p")
 
 
 def routes(server: Server) -> APIRouter:
@@ -42,15 +43,15 @@ def routes(server: Server) -> APIRouter:
         """All tasks, with the jobs that can be asked of them and the data set whose items they
         know; `dialogue` of `m6rec` is a chat.
         """
-        return {"object": "list", "data": _models(server.snapshots.current)}
+        return {"object": "list", "data": list(_models(server.snapshots.current).values())}
 
     @router.get("/v1/models/{name}")
     async def model(name: str) -> dict[str, Any]:
         """One task."""
-        for found in _models(server.snapshots.current):
-            if found["id"] == name:
-                return found
-        raise ApiError(404, "model_not_found", f"there is no model '{name}'", "model")
+        entries = _models(server.snapshots.current)
+        if name not in entries:
+            raise ApiError(404, "model_not_found", f"there is no model '{name}'", "model")
+        return entries[name]
 
     @router.post("/v1/embeddings")
     async def embeddings(body: schemas.Embeddings, request: Request) -> dict[str, Any]:
@@ -64,36 +65,36 @@ def routes(server: Server) -> APIRouter:
         if body.stream:
             return await events(_completion_events(server, request, body))
         async with asking(server, request) as asked:
-            return await _complete(server, asked, body)
+            return await _complete(asked, body)
 
     @router.post("/v1/chat/completions", response_model=None, responses=_STREAMS)
     async def chat(body: schemas.Chat, request: Request) -> Any:
         """The next turn of a dialogue, and what is recommended in it."""
         if body.stream:
             return await events(_chat_events(server, request, body))
-        async with asking(server, request) as asked:
-            conversation = _conversation(asked.snapshot, body)
-            dialogue = await run_in_threadpool(_dialogue, conversation, body)
-            answer: Answer = await asked.call_together(conversation.recommend, dialogue)
-            return await run_in_threadpool(_chat_answer, asked.snapshot, body, answer)
+        answer, about, usage = await _chat(server, request, body)
+        message = {"role": "assistant", "content": answer.reply, "refusal": None}
+        choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}
+        head = _head("chat.completion", "chatcmpl", body.model)
+        return head | {"choices": [choice], "usage": usage, "m6rec": about}
 
     return router
 
 
-def _models(snapshot: Snapshot) -> list[dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {ANY_TASK: {}}
+def _models(snapshot: Snapshot) -> dict[str, dict[str, Any]]:
+    entries: dict[str, dict[str, Any]] = {ANY_TASK: {}}
     if snapshot.conversation is not None:
-        found[ANY_TASK] = {"jobs": ["dialogue"], "greeting": snapshot.conversation.greeting}
+        entries[ANY_TASK] = {"jobs": ["dialogue"], "greeting": snapshot.conversation.greeting}
     for name, settings in snapshot.tasks.items():
-        found[name] = {"kind": settings.kind, "writing": settings.writing}
-        found[name]["jobs"] = snapshot.jobs(name)
+        entries[name] = {"kind": settings.kind, "writing": settings.writing}
+        entries[name]["jobs"] = snapshot.jobs(name)
         if data := snapshot.data_of(name):
-            found[name]["data_set"] = data.spec.name
+            entries[name]["data_set"] = data.spec.name
         if settings.kind == "retrieval":
-            found[f"{name}{_ITEMS}"] = {"kind": "embeddings"}
+            entries[f"{name}{_ITEMS}"] = {"kind": "embeddings"}
     head = {"object": "model", "created": int(snapshot.since), "owned_by": "m6rec"}
     head |= {"kind": "", "writing": "", "jobs": [], "data_set": ""}
-    return [{"id": name} | head | own for name, own in found.items()]
+    return {name: {"id": name} | head | entry for name, entry in entries.items()}
 
 
 async def _embed(asked: Asking, body: schemas.Embeddings) -> dict[str, Any]:
@@ -107,155 +108,145 @@ async def _embed(asked: Asking, body: schemas.Embeddings) -> dict[str, Any]:
     if body.dimensions not in (None, width):
         raise ApiError(409, "unsupported", f"vectors have {width} numbers", "dimensions")
     counts = await run_in_threadpool(lambda: [snapshot.num_tokens([text]) for text in texts])
-    for index, count in enumerate(counts):
-        if not count:
-            raise ApiError(409, "no_text", f"'input[{index}]' has no words", f"input[{index}]")
+    if 0 in counts:
+        field = f"input[{counts.index(0)}]"
+        raise ApiError(409, "no_text", f"'{field}' has no words", field)
     if name == body.model:
-        accepted = [await asked.accept_text(_segments(text), task, "embeddings") for text in texts]
+        accepted = [
+            await asked.accept_text(text.splitlines() or [""], task, "embeddings") for text in texts
+        ]
         vectors = [one.columns()["embedding"] for one in await asked.answer(*accepted)]
     else:
         # A function of its own shares no call.
         vectors = await asked.call_together(lambda _: [retriever.embed_items(texts, task)], None)
-    in_base64 = body.encoding_format == "base64"
+    if body.encoding_format == "base64":
+        shown = [base64.b64encode(vector.astype("<f4").tobytes()).decode() for vector in vectors]
+    else:
+        shown = [vector.tolist() for vector in vectors]
     return {
         "object": "list",
         "model": body.model,
         "data": [
-            {
-                "object": "embedding",
-                "index": index,
-                "embedding": _base64(vector) if in_base64 else vector.tolist(),
-            }
-            for index, vector in enumerate(vectors)
+            {"object": "embedding", "index": index, "embedding": vector}
+            for index, vector in enumerate(shown)
         ],
-        "usage": _usage(sum(counts)),
+        "usage": {"prompt_tokens": sum(counts), "total_tokens": sum(counts)},
         "m6rec": {"ignored": body.ignored},
     }
 
 
-def _segments(text: str, settings: TaskSettings | None = None) -> list[str]:
-    """A segment a line; of a task that reads one text, that."""
-    return [text] if settings and settings.reads_text else text.splitlines() or [""]
-
-
-def _base64(vector: np.ndarray) -> str:
-    return base64.b64encode(vector.astype("<f4").tobytes()).decode()
-
-
 async def _accept_completion(
-    server: Server, asked: Asking, body: schemas.Completion
-) -> tuple[str, list[Accepted]]:
+    asked: Asking, body: schemas.Completion
+) -> tuple[str, list[Accepted], list[str]]:
+    """The task, its requests, and the fields of the body that mean nothing to it."""
+    snapshot = asked.snapshot
     task = writing_task(asked, body.model, field="model")
-    wanted = TextOptions(body.max_tokens, _stops(body), body.temperature, body.top_p)
-    if isinstance(body.prompt, dict):
-        row = body.prompt | {"candidates": [body.item or {}]}
-        try:
+    answerer: Any = snapshot.service.answerer("generation")
+    ignored = body.ignored
+    if not answerer.one_by_one(task):
+        ignored += [name for name in _DECODING if getattr(body, name) is not None]
+    stops = [body.stop] if isinstance(body.stop, str) else body.stop or ()
+    wanted = TextOptions(body.max_tokens, [*filter(None, stops)], body.temperature, body.top_p)
+    try:
+        if isinstance(body.prompt, dict):
+            row = body.prompt | {"candidates": [body.item or {}]}
             one = await asked.accept(row, task, "generation", body.seed or 0)
-        except RejectedRow as problem:
-            raise _of_item(problem, "candidates") from None
-        return task, [one._replace(wanted=wanted)]
-    prompts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
-    item = await run_in_threadpool(_item, asked.snapshot, body.item, task)
+            return task, [one._replace(wanted=wanted)], ignored
+        item = Item("", {})
+        if body.item is not None:
+            item = await run_in_threadpool(snapshot.item, body.item, task, "generation")
+        answerer.check_item(item, task, "item")
+    except RejectedRow as problem:  # of the one entry of a list
+        said = re.sub(r"^'(candidates|items)(\[0\])?", "'item", str(problem))
+        raise RejectedRow(problem.kind, said) from None
+    one_text = snapshot.tasks[task].reads_text
     accepted = [
         await asked.accept_text(
-            *(_segments(text, asked.snapshot.tasks[task]), task, "generation"),
+            *([text] if one_text else text.splitlines() or [""], task, "generation"),
             request=text_request([item]),
             number=body.seed or 0,
             wanted=wanted,
         )
-        for text in prompts
+        for text in ([body.prompt] if isinstance(body.prompt, str) else body.prompt)
     ]
-    return task, accepted
+    return task, accepted, ignored
 
 
-def _item(snapshot: Snapshot, entry: Any, task: str) -> Item:
-    """What a text is about; raises RejectedRow where the task can write none about it."""
-    answerer: Any = snapshot.service.answerer("generation")
-    item = Item("", {})
-    try:
-        if entry is not None:
-            item = snapshot.item(entry, task, "generation")
-        answerer.check_item(item, task, "item")
-    except RejectedRow as problem:
-        raise _of_item(problem, "items") from None
-    return item
-
-
-def _of_item(problem: RejectedRow, name: str) -> RejectedRow:
-    """What is wrong with the one entry of a list, said of `item`."""
-    said = re.sub(rf"^'{name}(\[0\])?", "'item", str(problem))
-    return RejectedRow(problem.kind, said)
-
-
-async def _complete(server: Server, asked: Asking, body: schemas.Completion) -> dict[str, Any]:
-    task, accepted = await _accept_completion(server, asked, body)
-    results: Sequence[Any] = await asked.answer(*accepted)
-    choices, written = [], 0
-    for index, result in enumerate(results):
-        text, reason = _cut(asked.snapshot, body, task, result)
-        written += asked.snapshot.num_tokens([text])
-        choices.append({"index": index, "text": text, "finish_reason": reason, "logprobs": None})
-    segments = [segment for one in accepted for segment in one.text.history]
-    read = await run_in_threadpool(asked.snapshot.num_tokens, segments)
-    described = asked.snapshot.describe(task, "generation")
+async def _complete(asked: Asking, body: schemas.Completion) -> dict[str, Any]:
+    task, accepted, ignored = await _accept_completion(asked, body)
+    results: list[Any] = [*await asked.answer(*accepted)]
+    texts = [result.texts[0] for result in results]
+    reasons = ["stop" if result.ended[0] else "length" for result in results]
+    usage = await run_in_threadpool(_usage, asked.snapshot, _read(*accepted), texts)
     return _head("text_completion", "cmpl", task) | {
-        "choices": choices,
-        "usage": _usage(read, written),
-        "m6rec": {**described, "ignored": body.ignored},
+        "choices": [
+            {"index": index, "text": text, "finish_reason": reason, "logprobs": None}
+            for index, (text, reason) in enumerate(zip(texts, reasons, strict=True))
+        ],
+        "usage": usage,
+        "m6rec": {**asked.snapshot.described[task, "generation"], "ignored": ignored},
     }
-
-
-def _stops(body: schemas.Completion) -> list[str]:
-    given = [body.stop] if isinstance(body.stop, str) else body.stop or ()
-    return [text for text in given if text]
-
-
-def _cut(snapshot: Snapshot, body: schemas.Completion, task: str, result: Any) -> tuple[str, str]:
-    """The text as far as it is wanted, and why it ends there."""
-    text, reason = result.texts[0], "stop" if result.ended[0] else "length"
-    answerer: Any = snapshot.service.answerer("generation")
-    if answerer.one_by_one(task):
-        return text, reason  # it grew as far as it was wanted
-    for stop in _stops(body):
-        before, found, _ = text.partition(stop)
-        if found:
-            text, reason = before, "stop"
-    if body.max_tokens is not None:
-        vocabulary = snapshot.service.model.vocabulary
-        tokens = vocabulary.encode_array(text)
-        if len(tokens) > body.max_tokens:
-            text, reason = vocabulary.decode(tokens[: body.max_tokens]), "length"
-    return text, reason
 
 
 async def _completion_events(
     server: Server, request: Request, body: schemas.Completion
 ) -> AsyncGenerator[Mapping[str, Any], None]:
     async with asking(server, request) as asked:
-        task, prompts = await _accept_completion(server, asked, body)
+        task, prompts, ignored = await _accept_completion(asked, body)
         if len(prompts) != 1:
             raise ApiError(409, "unsupported", "one prompt is streamed at a time", "prompt")
-        (accepted,) = prompts
-        head = _head("text_completion", "cmpl", task)
+        head, whole, reason = _head("text_completion", "cmpl", task), "", "stop"
 
         def event(text: str, reason: str | None) -> dict[str, Any]:
             choice = {"index": 0, "text": text, "finish_reason": reason, "logprobs": None}
             return head | {"choices": [choice]}
 
-        answerer: Any = asked.snapshot.service.answerer("generation")
-        grows = answerer.one_by_one(task)
-        whole, reason = "", "stop"
-        async for piece, result in asked.pieces(accepted):
+        async for text, result in asked.pieces(prompts[0]):
+            whole += text
+            if text:
+                yield event(text, None)
             if result is not None:
-                whole, reason = _cut(asked.snapshot, body, task, result)
-            if grows and piece:
-                yield event(piece, None)
-        if not grows:
-            yield event(whole, None)
-        yield event("", reason) | {"m6rec": {"ignored": body.ignored}}
+                reason = "stop" if result.ended[0] else "length"  # type: ignore[attr-defined]
+        yield event("", reason) | {"m6rec": {"ignored": ignored}}
         if body.stream_options is not None and body.stream_options.include_usage:
-            read = await run_in_threadpool(asked.snapshot.num_tokens, accepted.text.history)
-            yield head | {"choices": [], "usage": _usage(read, asked.snapshot.num_tokens([whole]))}
+            usage = await run_in_threadpool(_usage, asked.snapshot, _read(*prompts), [whole])
+            yield head | {"choices": [], "usage": usage}
+
+
+async def _chat(
+    server: Server, request: Request, body: schemas.Chat
+) -> tuple[Answer, dict[str, Any], dict[str, int]]:
+    """The next turn; what is recommended, with the wishes that were understood; and tokens."""
+    async with asking(server, request) as asked:
+        snapshot = asked.snapshot
+        conversation = _conversation(snapshot, body)
+        dialogue = await run_in_threadpool(_dialogue, conversation, body)
+        answer: Answer = await asked.call_together(conversation.recommend, dialogue)
+        recommended = {
+            name: [
+                {"title": title, "score": score}
+                for title, score in zip(items.titles, items.scores, strict=True)
+            ]
+            for name, items in (("written", answer.written), ("retrieved", answer.retrieved))
+            if items is not None
+        }
+        about: dict[str, Any] = {"recommended": recommended, "understood": answer.understood}
+        about |= {"snapshot": snapshot.version, "ignored": body.ignored}
+        texts = [message.text for message in body.messages]
+        return answer, about, await run_in_threadpool(_usage, snapshot, texts, [answer.reply])
+
+
+async def _chat_events(
+    server: Server, request: Request, body: schemas.Chat
+) -> AsyncGenerator[Mapping[str, Any], None]:
+    answer, about, usage = await _chat(server, request, body)
+    head = _head("chat.completion.chunk", "chatcmpl", body.model)
+    deltas: list[dict[str, str]] = [{"role": "assistant", "content": ""}, {"content": answer.reply}]
+    for delta in deltas:
+        yield head | {"choices": [{"index": 0, "delta": delta, "finish_reason": None}]}
+    yield head | {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}], "m6rec": about}
+    if body.stream_options is not None and body.stream_options.include_usage:
+        yield head | {"choices": [], "usage": usage}
 
 
 def _conversation(snapshot: Snapshot, body: schemas.Chat) -> Conversation:
@@ -291,74 +282,16 @@ def _dialogue(conversation: Conversation, body: schemas.Chat) -> Conversation:
     return dialogue
 
 
-def _said(answer: Answer) -> tuple[str, dict[str, Any]]:
-    """The reply; and what is recommended, with the wishes that were understood."""
-    found = {
-        name: [
-            {"title": title, "score": score}
-            for title, score in zip(recommended.titles, recommended.scores, strict=True)
-        ]
-        for name, recommended in (("written", answer.written), ("retrieved", answer.retrieved))
-        if recommended is not None
-    }
-    return answer.reply, {"recommended": found, "understood": answer.understood}
-
-
-def _chat_answer(snapshot: Snapshot, body: schemas.Chat, answer: Answer) -> dict[str, Any]:
-    content, recommended = _said(answer)
-    message = {"role": "assistant", "content": content, "refusal": None}
-    choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}
-    read = snapshot.num_tokens([message.text for message in body.messages])
-    return _head("chat.completion", "chatcmpl", body.model) | {
-        "choices": [choice],
-        "usage": _usage(read, snapshot.num_tokens([content])),
-        "m6rec": recommended | {"snapshot": snapshot.version, "ignored": body.ignored},
-    }
-
-
-async def _chat_events(
-    server: Server, request: Request, body: schemas.Chat
-) -> AsyncGenerator[Mapping[str, Any], None]:
-    async with asking(server, request) as asked:
-        conversation = _conversation(asked.snapshot, body)
-        head = _head("chat.completion.chunk", "chatcmpl", body.model)
-
-        def event(
-            delta: Mapping[str, Any], reason: str | None = None, **more: Any
-        ) -> dict[str, Any]:
-            return (
-                head | {"choices": [{"index": 0, "delta": delta, "finish_reason": reason}]} | more
-            )
-
-        begins = event({"role": "assistant", "content": ""})
-        dialogue = await run_in_threadpool(_dialogue, conversation, body)
-        answer: Answer = await asked.call_together(conversation.recommend, dialogue)
-        content, recommended = _said(answer)
-        yield begins
-        yield event({"content": content})
-        about = {"snapshot": asked.snapshot.version, "ignored": body.ignored}
-        yield event({}, "stop", m6rec=recommended | about)
-        if body.stream_options is not None and body.stream_options.include_usage:
-            texts = [message.text for message in body.messages]
-            read = await run_in_threadpool(asked.snapshot.num_tokens, texts)
-            yield head | {
-                "choices": [],
-                "usage": _usage(read, asked.snapshot.num_tokens([content])),
-            }
-
-
 def _head(kind: str, prefix: str, model: str) -> dict[str, Any]:
-    return {
-        "id": f"{prefix}-{uuid.uuid4().hex}",
-        "object": kind,
-        "created": int(time.time()),
-        "model": model,
-    }
+    id_ = f"{prefix}-{uuid.uuid4().hex}"
+    return {"id": id_, "object": kind, "created": int(time.time()), "model": model}
 
 
-def _usage(read: int, written: int = 0) -> dict[str, int]:
-    return {
-        "prompt_tokens": read,
-        "completion_tokens": written,
-        "total_tokens": read + written,
-    }
+def _read(*accepted: Accepted) -> Iterator[str]:
+    return (segment for one in accepted for segment in one.text.history)
+
+
+def _usage(snapshot: Snapshot, read: Iterable[str], written: Iterable[str]) -> dict[str, int]:
+    counts = [snapshot.num_tokens(texts) for texts in (read, written)]
+    names = ("prompt_tokens", "completion_tokens", "total_tokens")
+    return dict(zip(names, [*counts, sum(counts)], strict=True))

@@ -17,7 +17,6 @@ from starlette.concurrency import run_in_threadpool
 
 from m6rec_jax import pages
 from m6rec_jax.jobs.answering import title_of
-from m6rec_jax.requests.serving_data import ServingData
 from m6rec_jax.server import schemas
 from m6rec_jax.server.asking import Server
 from m6rec_jax.server.errors import ApiError
@@ -72,7 +71,11 @@ def routes(server: Server) -> APIRouter:
 
 
 def _find(snapshot: Snapshot, task: str | None, query: str, limit: int) -> dict[str, Any]:
-    task, data = _data(snapshot, task)
+    names = snapshot.tasks if task is None else [snapshot.task(task, "retrieval")]
+    catalogues = ((name, snapshot.data_of(name)) for name in names)
+    name, data = next((pair for pair in catalogues if pair[1] is not None), ("", None))
+    if data is None:
+        raise ApiError(409, "cannot_be_answered", "no such task has a catalogue", "task")
     if not query.strip():
         items = list(itertools.islice(data.items.values(), limit))
     else:
@@ -81,7 +84,7 @@ def _find(snapshot: Snapshot, task: str | None, query: str, limit: int) -> dict[
         alike = (known[place] for place in search.find(query, limit))
         items = [*exact, *(item for item in alike if item.id != query)][:limit]
     return {
-        "task": task,
+        "task": name,
         "num_items": len(data.items),
         "user_columns": data.spec.users.columns,
         "item_columns": data.spec.items.columns,
@@ -89,15 +92,3 @@ def _find(snapshot: Snapshot, task: str | None, query: str, limit: int) -> dict[
         "liked_at_least": data.spec.label.at_least,
         "items": [{"id": item.id, "title": title_of(item)} for item in items],
     }
-
-
-def _data(snapshot: Snapshot, task: str | None) -> tuple[str, ServingData]:
-    if task is not None and task not in snapshot.tasks:
-        names = ", ".join(sorted(snapshot.tasks))
-        raise ApiError(404, "unknown_task", f"there is no task '{task}': {names}", "task")
-    for name in [task] if task is not None else snapshot.tasks:
-        data = snapshot.data_of(name)
-        if data is not None:
-            return name, data
-    none = "no task has a catalogue" if task is None else f"'{task}' has no catalogue"
-    raise ApiError(409, "cannot_be_answered", none, "task")

@@ -14,15 +14,14 @@ from starlette.concurrency import run_in_threadpool
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.jobs.answering import Accepted
 from m6rec_jax.requests.request import RejectedRow
-from m6rec_jax.requests.request import Request as UserRequest
 from m6rec_jax.server import schemas
-from m6rec_jax.server.asking import Asking, Server, asking
+from m6rec_jax.server.asking import Server, asking
 from m6rec_jax.server.errors import StrictRoute
 from m6rec_jax.server.snapshots import ANY_TASK, Snapshot, text_request
 from m6rec_jax.text.records import Item
 
-# Kinds of tasks that score candidates, the best for it first, and the job that does.
-_JOBS = {"scoring": "scoring", "likelihood": "likelihood"}
+# Kinds of tasks that score candidates, and jobs that do, the best for it first.
+_JOBS = ("scoring", "likelihood")
 
 
 def routes(server: Server) -> APIRouter:
@@ -34,7 +33,7 @@ def routes(server: Server) -> APIRouter:
     async def rerank(body: schemas.Rerank, request: Request) -> dict[str, Any]:
         """Documents, likeliest first, for a user described in text."""
         async with asking(server, request) as asked:
-            task, job = _task(asked, body.model)
+            task, job = _task(asked.snapshot, body.model)
             accepted = await run_in_threadpool(_accept, asked.snapshot, body, task, job)
             (result,) = await asked.answer(accepted)
             scores = [item.score for item in result.items]  # type: ignore[attr-defined]
@@ -56,32 +55,33 @@ def routes(server: Server) -> APIRouter:
                 "meta": {
                     "api_version": {"version": request.url.path[2]},
                     "billed_units": {"search_units": 1},
-                    "m6rec": {**asked.snapshot.describe(task, job), "ignored": body.ignored},
+                    "m6rec": {**asked.snapshot.described[task, job], "ignored": body.ignored},
                 },
             }
 
     return router
 
 
-def _task(asked: Asking, model: str) -> tuple[str, str]:
-    snapshot = asked.snapshot
+def _task(snapshot: Snapshot, model: str) -> tuple[str, str]:
+    """The task that is meant, and its job."""
     if model != ANY_TASK:
         task = snapshot.task(model, "scoring", "model")
-        if snapshot.tasks[task].kind in _JOBS:
-            return task, _JOBS[snapshot.tasks[task].kind]
-        raise ConfigError(f"'{task}' scores nothing; its kind is '{snapshot.tasks[task].kind}'")
-    for kind, job in _JOBS.items():
-        if found := snapshot.named(kind):
-            return snapshot.task(found[0] if len(found) == 1 else None, job), job
+        job = snapshot.tasks[task].kind
+        if job in _JOBS:
+            return task, job
+        raise ConfigError(f"'{task}' scores nothing; its kind is '{job}'")
+    for job in _JOBS:
+        if tasks := snapshot.named(job):
+            return snapshot.task(tasks[0] if len(tasks) == 1 else None, job), job
     raise ConfigError("the model has no task of scoring or likelihood")
 
 
 def _accept(snapshot: Snapshot, body: schemas.Rerank, task: str, job: str) -> Accepted:
     """Objects are rendered as items, texts are read as they are."""
-    texts = {i: text for i, doc in enumerate(body.documents) if (text := _text(doc)) is not None}
-    objects = {i: doc for i, doc in enumerate(body.documents) if i not in texts}
-    entries = [*objects.values()]
-    user: UserRequest = text_request()
+    documents = [_text(document) for document in body.documents]
+    places = [index for index, text in enumerate(documents) if text is None]
+    entries = [body.documents[index] for index in places]
+    user = text_request()
     history: Sequence[str] = ()
     rendered: Sequence[str] = ()
     try:
@@ -93,25 +93,17 @@ def _accept(snapshot: Snapshot, body: schemas.Rerank, task: str, job: str) -> Ac
             history = body.query.splitlines() or [""]
             if entries:
                 user, rendered = snapshot.candidates(entries, task, job)
-    except RejectedRow as problem:
-        raise _of_documents(problem, [*objects]) from None
-    items = dict(zip(objects, user.candidates, strict=True))
-    texts |= zip(objects, rendered, strict=True)
-    about = tuple(items.get(index, Item("", {})) for index in range(len(texts)))
-    documents = [texts[index] for index in range(len(texts))]
-    user = dataclasses.replace(user, candidates=about)
-    try:
-        return snapshot.accept_text(history, task, job, documents, user)
-    except RejectedRow as problem:
-        raise _of_documents(problem, range(len(documents))) from None
-
-
-def _of_documents(problem: RejectedRow, places: Sequence[int]) -> RejectedRow:
-    """What is wrong with a candidate, said of the document that it stands for."""
-    said = re.sub(
-        r"^'candidates\[(\d+)\]", lambda at: f"'documents[{places[int(at[1])]}]", str(problem)
-    )
-    return RejectedRow(problem.kind, said)
+        items = dict(zip(places, user.candidates, strict=True))
+        texts = dict(zip(places, rendered, strict=True))
+        about = tuple(items.get(index, Item("", {})) for index in range(len(documents)))
+        user, places = dataclasses.replace(user, candidates=about), [*range(len(documents))]
+        candidates = [texts.get(i) or text or "" for i, text in enumerate(documents)]
+        return snapshot.accept_text(history, task, job, candidates, user)
+    except RejectedRow as problem:  # of a candidate: said of the document that it stands for
+        said = re.sub(
+            r"^'candidates\[(\d+)\]", lambda at: f"'documents[{places[int(at[1])]}]", str(problem)
+        )
+        raise RejectedRow(problem.kind, said) from None
 
 
 def _text(document: Any) -> str | None:

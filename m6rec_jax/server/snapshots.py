@@ -7,16 +7,14 @@ snapshot is answered by it to the end.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from m6rec_jax.bank.loaded import LoadedBank
 from m6rec_jax.engine.decoding.text_decoding import TextOptions
-from m6rec_jax.engine.segments.cache import SegmentCache
 from m6rec_jax.engine.task_settings import TaskSettings, dialogue_part
 from m6rec_jax.errors import ConfigError, DataError, M6RecError
 from m6rec_jax.jobs.answering import Accepted
@@ -48,6 +46,7 @@ class Snapshot:
 
     Attributes:
       pairs: tasks and the jobs that they can be asked for; nothing is compiled for these any more.
+      described: by pair what answered, for answers.
       since: unix seconds.
       conversation: a dialogue to be `resumed`; None: the model has no tasks for it.
       no_conversation: why not.
@@ -64,7 +63,16 @@ class Snapshot:
                 pairs += self._further_pairs(name, pairs)
         service.warm_up(pairs)
         self.pairs = frozenset(pairs)
-        self.described = {pair: self._describe(*pair) for pair in dict.fromkeys(pairs)}
+        self.described: Mapping[tuple[str, str], Mapping[str, Any]] = {
+            (task, job): {
+                "task": task,
+                "job": job,
+                "prompts": service.model.fingerprint(task),
+                "data": service.data(task, job).fingerprint,
+                "snapshot": version,
+            }
+            for task, job in dict.fromkeys(pairs)
+        }
         self._row_types: dict[int, RowTypes] = {}  # by the data, which many pairs share
         self.conversation: Conversation | None = None
         self.no_conversation = "the model has no task of dialogues"
@@ -82,16 +90,6 @@ class Snapshot:
     def tasks(self) -> Mapping[str, TaskSettings]:
         """Settings of all tasks, by name."""
         return self.service.model.settings.tasks
-
-    @property
-    def segments(self) -> SegmentCache | None:
-        """What all requests share of early layers' work; None: late interaction is off."""
-        return self.service.model.segments
-
-    def segment_counts(self) -> dict[str, dict[str, int]]:
-        """`SegmentCache.counts` as of now, none where late interaction is off."""
-        counts = self.segments.counts() if self.segments else {}
-        return {pool: dataclasses.asdict(numbers) for pool, numbers in counts.items()}
 
     def named(self, *kinds: str) -> list[str]:
         """Names of the tasks of these kinds, those of dialogues left out."""
@@ -191,7 +189,6 @@ class Snapshot:
           ConfigError: the task is none for the job.
         """
         self._check_compiled(task, job)
-        job = self.service.job(task, job)
         if candidates:
             answerer: Any = self.service.answerer(job)
             answerer.check_candidates(candidates, task)
@@ -200,27 +197,15 @@ class Snapshot:
         accepted = Accepted(job, task, request, text, number, wanted or TextOptions())
         return self.service.with_choices(accepted)
 
-    def describe(self, task: str, job: str) -> Mapping[str, Any]:
-        """What answered, for answers: `task`, `job`, `prompts`, `data`, `snapshot`."""
-        return self.described.get((task, job)) or self._describe(task, job)
-
-    def num_tokens(self, texts: Sequence[str]) -> int:
+    def num_tokens(self, texts: Iterable[str]) -> int:
         """Tokens of texts, for the usage that clients are told."""
         return sum(len(self.service.model.vocabulary.encode_array(text)) for text in texts)
 
-    def _describe(self, task: str, job: str) -> Mapping[str, Any]:
-        return {
-            "task": task,
-            "job": job,
-            "prompts": self.service.model.fingerprint(task),
-            "data": self.service.data(task, job).fingerprint,
-            "snapshot": self.version,
-        }
-
     def _check_compiled(self, task: str, job: str) -> None:
         """A request that compiles would hold up all others: says what to do instead."""
-        if (task, self.service.job(task, job)) in self.pairs:
+        if (task, job) in self.pairs:
             return
+        self.service.job(task, job)  # what is no job at all, or is no task for requests
         kind = self.tasks[task].kind
         others = [name for name in self.tasks if (name, job) in self.pairs]
         advice = f"it is a task of {kind}, and can be asked for {', '.join(self.jobs(task))}"

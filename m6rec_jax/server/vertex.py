@@ -12,9 +12,6 @@ from m6rec_jax.server import schemas
 from m6rec_jax.server.asking import Server, asking
 from m6rec_jax.server.errors import StrictRoute, as_api_error
 
-# Columns of files of requests, by job (docs/requests.md): what a prediction holds.
-Prediction = dict[str, Any]
-
 
 def predict_route() -> str:
     """Where Vertex AI asks; `/predict` elsewhere."""
@@ -31,10 +28,10 @@ def routes(server: Server) -> APIRouter:
     router = APIRouter(route_class=StrictRoute, tags=["Vertex AI"])
 
     @router.post(predict_route())
-    async def predict(body: schemas.Predict, request: Request) -> dict[str, list[Prediction]]:
+    async def predict(body: schemas.Predict, request: Request) -> dict[str, list[dict[str, Any]]]:
         """A prediction for each instance: the columns of files of requests, or its error."""
         parameters = body.parameters or schemas.Parameters()
-        found: dict[int, Prediction] = {}
+        found: dict[int, dict[str, Any]] = {}
         accepted: dict[int, Accepted] = {}
         async with asking(server, request) as asked:
             snapshot = asked.snapshot
@@ -56,7 +53,7 @@ def routes(server: Server) -> APIRouter:
     return router
 
 
-def _columns(result: Any) -> Prediction:
+def _columns(result: Any) -> dict[str, Any]:
     """Columns of a result, as files of requests have them."""
     return {
         name: values.tolist() if hasattr(values, "tolist") else list(values)

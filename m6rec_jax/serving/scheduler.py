@@ -7,8 +7,8 @@
 XLA's own thread runs programs on the devices. The threads here do the host's work around them: a
 few workers lay out a batch, start its programs, and turn arrays into answers, so that the devices
 have the next batch when one ends; another thread lets texts into slots, takes steps, and hands on
-what they say. A batch is what has queued for the first request's job, of any tasks: interactive
-requests go before bulk, then the earliest deadline.
+what they say. A batch is what has queued for the first request's job, of any tasks:
+requests with the earliest deadline go first.
 """
 
 from __future__ import annotations
@@ -42,22 +42,15 @@ T = TypeVar("T")
 # Receives a piece of a text: which text of the answer, and what it goes on with.
 OnText = Callable[[int, str], None]
 
-# How much of the measured seconds of a request are those of the latest batch.
-_SMOOTHING = 0.1
 # On a CPU a padded row costs as much as a real one: so much of a padded batch must be requests.
 _CPU_FILL = 0.5
 
 
 class QueueFull(M6RecError):
-    """More requests wait than the queue holds.
+    """More requests wait than the queue holds."""
 
-    Attributes:
-      retry_after: seconds until the queue is done, at the measured rate.
-    """
-
-    def __init__(self, waiting: int, retry_after: float) -> None:
-        super().__init__(f"{waiting} requests are waiting; try again in {retry_after:.0f} s")
-        self.retry_after = retry_after
+    def __init__(self, waiting: int) -> None:
+        super().__init__(f"{waiting} requests are waiting; try again later")
 
 
 class DeadlinePassed(M6RecError):
@@ -103,7 +96,7 @@ class _Entry:
     """A request, in the queue or under way; entries of equal `group` may share a batch.
 
     Attributes:
-      order: by which the queue is ordered: bulk, deadline, number.
+      order: by which the queue is ordered: deadline, number.
       texts: what submits the texts that have no slot yet, to `generator`; None: they do not grow.
       streams: of those that have one.
     """
@@ -113,7 +106,7 @@ class _Entry:
     run: Callable[[list[Any]], list[Any]]
     argument: Any
     batch_sizes: Sequence[int]
-    order: tuple[bool, float, int]
+    order: tuple[float, int]
     on_text: OnText | None = None
     texts: collections.deque[Callable[[], GenerationStream]] | None = None
     generator: ContinuousGenerator | None = None
@@ -123,13 +116,12 @@ class _Entry:
 
     @property
     def is_late(self) -> bool:
-        return self.order[1] < time.monotonic()
+        return self.order[0] < time.monotonic()
 
-    def claim(self) -> tuple[bool, int, float, int]:
+    def claim(self) -> tuple[int, float, int]:
         """On a free slot: who has the fewest goes first."""
-        bulk, deadline, number = self.order
         growing = sum(stream.finish_reason is None for stream in self.streams)
-        return bulk, growing, deadline, number
+        return growing, *self.order
 
     def fail(self, error: Exception) -> None:
         for stream in self.streams:
@@ -181,7 +173,6 @@ class Scheduler:
         self._generators = set[ContinuousGenerator]()  # that have texts
         self._running = 0
         self._closed = self._stopped = False
-        self._seconds = 0.0  # of a request, as measured
         names = {f"m6rec-batches-{number}": self._run_batches for number in range(max_running)}
         for name, work in {**names, "m6rec-texts": self._grow_texts}.items():
             threading.Thread(target=work, name=name, daemon=True).start()
@@ -197,7 +188,6 @@ class Scheduler:
         accepted: Accepted,
         *,
         deadline: float = math.inf,
-        bulk: bool = False,
         on_text: OnText | None = None,
     ) -> Queued[Result]:
         """Queues a request.
@@ -207,7 +197,6 @@ class Scheduler:
           accepted: of `Service.accept`.
           deadline: of `time.monotonic`: a request that has not begun by then never does, and texts
             that grow must have ended.
-          bulk: whether all interactive requests go first.
           on_text: receives generated texts in a thread of the scheduler: piece by piece where they
             grow, else whole.
 
@@ -225,7 +214,7 @@ class Scheduler:
             service.answer,
             accepted,
             service.resources.batch_sizes,
-            (bulk, deadline, next(self._numbers)),
+            (deadline, next(self._numbers)),
             on_text,
         )
         if (texts := service.texts(accepted)) is not None:
@@ -240,7 +229,6 @@ class Scheduler:
         batch_sizes: Sequence[int],
         *,
         deadline: float = math.inf,
-        bulk: bool = False,
     ) -> Queued[Any]:
         """Queues one of the arguments of a function that takes many; as `submit`.
 
@@ -248,9 +236,9 @@ class Scheduler:
           function: of a list, to a result for each; what has queued for an equal one shares a call.
           argument: to go into the list.
           batch_sizes: lengths of lists that are padded to.
-          deadline, bulk: as of `submit`.
+          deadline: as of `submit`.
         """
-        order = (bulk, deadline, next(self._numbers))
+        order = (deadline, next(self._numbers))
         return self._put(_Entry("other", function, function, argument, batch_sizes, order))
 
     def close(self, grace: float = 0.0) -> bool:
@@ -282,7 +270,7 @@ class Scheduler:
             if self.depth >= self._max_queue:
                 self._drop_dead()
             if (waiting := self.depth) >= self._max_queue:
-                raise QueueFull(waiting, math.ceil(waiting * self._seconds) or 1)
+                raise QueueFull(waiting)
             (self._queue if entry.texts is None else self._growing).append(entry)
             self._changed.notify_all()
         return entry.future
@@ -292,6 +280,7 @@ class Scheduler:
         for entry in [own for own in self._queue if own.is_late or own.future.cancelled()]:
             self._queue.remove(entry)
             entry.fail(DeadlinePassed("the request waited until after its deadline"))
+            self._changed.notify_all()
 
     def _run_batches(self) -> None:
         while self._run_batch():  # and holds nothing of a batch while there is none
@@ -313,7 +302,7 @@ class Scheduler:
             self._changed.notify_all()
         if batch:
             waits = [entry.future.began - entry.since for entry in batch]
-            self._ended(Batch(batch[0].job, waits, seconds, failures), len(batch))
+            self._observe(Batch(batch[0].job, waits, seconds, failures))
         return True
 
     def _next_size(self) -> int:
@@ -344,6 +333,7 @@ class Scheduler:
         """Answers requests, each by itself where they fail together; returns how many failed."""
         try:
             results = batch[0].run([entry.argument for entry in batch])
+            answered = list(zip(batch, results, strict=True))
         except Exception as error:
             if len(batch) == 1:
                 batch[0].future.set_exception(error)
@@ -351,21 +341,22 @@ class Scheduler:
             # One of them cannot be answered; the others can.
             log.warning("a batch of %d failed (%s)", len(batch), type(error).__name__)
             return sum(self._answer([entry]) for entry in batch)
-        for entry, result in zip(batch, results, strict=True):
+        for entry, result in answered:
             for index, text in enumerate(getattr(result, "texts", ())):
                 entry.say(index, text)
             entry.future.set_result(result)
         return 0
 
-    def _ended(self, batch: Batch, number: int) -> None:
-        seconds = batch.seconds / number
-        self._seconds += (_SMOOTHING if self._seconds else 1.0) * (seconds - self._seconds)
-        self._observe(batch)
-
     def _grow_texts(self) -> None:
+        """Takes texts further; beside it, ends what waits beyond its deadline."""
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._growing or self._generators or self._stopped)
+                while not (self._growing or self._generators or self._stopped):
+                    self._drop_dead()
+                    deadline = min((own.order[0] for own in self._queue), default=math.inf)
+                    left = min(deadline - time.monotonic(), threading.TIMEOUT_MAX)
+                    self._changed.wait(max(left, 0.0))
+                self._drop_dead()
                 if self._stopped:
                     break
             self._grow()
@@ -387,7 +378,13 @@ class Scheduler:
             except Exception as error:
                 self._end(taker, error)
         for generator in list(self._generators):
-            if not generator.step():
+            try:
+                has_more = generator.step()
+            except Exception as error:  # its texts are lost, and those of others go on
+                has_more = False
+                for entry in [own for own in self._growing if own.generator is generator]:
+                    self._end(entry, error)
+            if not has_more:
                 self._generators.remove(generator)
         for entry in list(self._growing):
             # First: pieces come before a text's end.
@@ -400,18 +397,19 @@ class Scheduler:
 
     def _next_text(self) -> _Entry | None:
         """Whose text gets the next free slot; a request with many texts leaves slots to others."""
+
+        def has_room(entry: _Entry) -> bool:
+            generator = entry.generator
+            if generator is None or not entry.texts:
+                return False
+            under_way = generator.num_running + generator.num_pending
+            return under_way < min(generator.num_slots, self._max_batch)
+
         with self._changed:
-            taker = min(filter(self._has_room, self._growing), key=_Entry.claim, default=None)
+            taker = min(filter(has_room, self._growing), key=_Entry.claim, default=None)
             if taker is not None:
                 taker.future.began = min(taker.future.began, time.monotonic())
         return taker
-
-    def _has_room(self, entry: _Entry) -> bool:
-        generator = entry.generator
-        if generator is None or not entry.texts:
-            return False
-        under_way = generator.num_running + generator.num_pending
-        return under_way < min(generator.num_slots, self._max_batch)
 
     def _end(self, entry: _Entry, error: Exception | None = None) -> None:
         """Answers a request whose texts have ended, or gives it up."""
@@ -426,10 +424,9 @@ class Scheduler:
         if error is not None:
             entry.fail(error)
         with self._changed:
-            number = len(self._growing)
             self._growing.remove(entry)
             self._changed.notify_all()
         began = min(entry.future.began, time.monotonic())
         failed = error is not None and not isinstance(error, DeadlinePassed | SchedulerClosed)
         seconds = time.monotonic() - began
-        self._ended(Batch(entry.job, [began - entry.since], seconds, failed), number)
+        self._observe(Batch(entry.job, [began - entry.since], seconds, failed))

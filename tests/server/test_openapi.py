@@ -56,8 +56,3 @@ def test_examples_are_answered(client: TestClient) -> None:
             assert not response.json().get("predictions", [{}])[0].get("error")
             answered += 1
     assert answered >= 10
-
-
-def test_a_wrong_method_is_told_all_that_fit(client: TestClient) -> None:
-    response = client.post("/v1/admin/prompts/ctr")
-    assert (response.status_code, response.headers["Allow"]) == (405, "DELETE, PUT")

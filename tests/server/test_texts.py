@@ -180,6 +180,23 @@ def test_cancelled_late_and_closed(service: Service, scheduler: Scheduler, gate:
     assert_texts(kept.result(0), expected)
 
 
+def test_a_step_that_fails_ends_its_texts_alone(
+    service: Service, scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = ContinuousGenerator.step
+
+    def fail(generator: ContinuousGenerator) -> bool:
+        monkeypatch.setattr(ContinuousGenerator, "step", step)
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(ContinuousGenerator, "step", fail)
+    asked = accept(service, 1, "contents")
+    with pytest.raises(RuntimeError, match="out of memory"):
+        scheduler.submit(service, asked).result(WAIT)
+    (expected,) = service.answer([asked])
+    assert_texts(scheduler.submit(service, asked).result(WAIT), expected)
+
+
 def test_closing_does_not_wait_for_ever(service: Service, gate: Gate) -> None:
     own = Scheduler()
     text = own.submit(service, accept(service, 1, "contents"))

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from m6rec_jax.errors import ConfigError
 from m6rec_jax.jobs.answering import Accepted
 from m6rec_jax.requests.rendering import RequestText
 from m6rec_jax.serving.scheduler import (
@@ -69,21 +68,16 @@ def blocked(scheduler: Scheduler, service: Service) -> Any:
     return first
 
 
-def test_interactive_before_bulk_then_the_earliest_deadline(schedulers: Any) -> None:
+def test_the_earliest_deadline_goes_first(schedulers: Any) -> None:
     scheduler, service = schedulers(max_batch=1), Service()
     futures, now = [blocked(scheduler, service)], time.monotonic()
-    orders: list[tuple[int, float, bool]] = [
-        *((1, math.inf, True), (2, now + 90, True), (3, math.inf, False), (4, now + 99, False)),
-        *((5, now + 80, False), (6, math.inf, False)),
-    ]
-    for number, deadline, bulk in orders:
-        one = scheduler.submit(service, asked(number), deadline=deadline, bulk=bulk)
-        futures.append(one)
-    assert scheduler.depth == 6
+    for number, deadline in enumerate((math.inf, now + 99, now + 80, math.inf), 1):
+        futures.append(scheduler.submit(service, asked(number), deadline=deadline))
+    assert scheduler.depth == 4
     service.go.set()
     for future in futures:
         future.result(WAIT)
-    assert service.batches == [[0], [5], [4], [3], [6], [2], [1]]
+    assert service.batches == [[0], [3], [2], [1], [4]]
 
 
 def test_a_function_of_many_is_called_with_those_that_queue(schedulers: Any) -> None:
@@ -183,9 +177,8 @@ def test_late_and_cancelled_requests_take_no_time(schedulers: Any) -> None:
     # The queue has room again, of those that nobody waits for.
     scheduler.submit(service, asked(4))
     scheduler.submit(service, asked(5))
-    with pytest.raises(QueueFull) as full:
+    with pytest.raises(QueueFull):
         scheduler.submit(service, asked(6))
-    assert full.value.retry_after == 1  # nothing has been measured yet
     with pytest.raises(DeadlinePassed):
         late.result(WAIT)
     service.go.set()
@@ -194,20 +187,14 @@ def test_late_and_cancelled_requests_take_no_time(schedulers: Any) -> None:
     assert service.batches == [[0], [3, 4, 5]]
 
 
-def test_retry_after_is_the_measured_rate(schedulers: Any) -> None:
-    scheduler, service = schedulers(max_queue=5, max_batch=1), Service()
-    service.go.set()
-    slow = scheduler.call_together(lambda _: [time.sleep(0.3)], None, (1,))
-    slow.result(WAIT)
-    service.go.clear()
-    service.begun.clear()
-    blocked(scheduler, service)
-    for number in range(5):
-        scheduler.submit(service, asked(number))
-    with pytest.raises(QueueFull) as full:
-        scheduler.submit(service, asked(9))
-    # Five wait, and one took 0.3 s.
-    assert full.value.retry_after == math.ceil(5 * 0.3)
+def test_a_deadline_ends_a_request_while_others_run(schedulers: Any) -> None:
+    scheduler, service = schedulers(), Service()
+    first = blocked(scheduler, service)
+    late = scheduler.submit(service, asked(1), deadline=time.monotonic() + 0.05)
+    with pytest.raises(DeadlinePassed):
+        late.result(WAIT)
+    assert not first.done()
+    assert scheduler.depth == 0
     service.go.set()
 
 
@@ -245,8 +232,3 @@ def test_closing_finishes_what_there_is(schedulers: Any) -> None:
         waiting.result(0)
     stuck.go.set()
     assert running.result(WAIT).texts == ["0"]
-
-
-def test_impossible_numbers() -> None:
-    with pytest.raises(ConfigError, match="max_queue = 0"):
-        Scheduler(max_queue=0)
