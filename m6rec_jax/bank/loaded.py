@@ -11,7 +11,6 @@ smaller = larger.without("ctr")
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,18 +23,14 @@ from m6rec_jax.bank.folder import BankFolder, TaskPrompts
 from m6rec_jax.bank.manifest import WHAT, Owner, PromptManifest, check_owner
 from m6rec_jax.checkpoints.fingerprint import on_host
 from m6rec_jax.checkpoints.trees import PyTree, flatten, nested
-from m6rec_jax.engine.backbone import Backbone
-from m6rec_jax.engine.loaded_model import InferenceSettings, LoadedModel, digest
+from m6rec_jax.engine.loaded_model import LoadedModel, digest
 from m6rec_jax.engine.model_folder import variable_targets
-from m6rec_jax.engine.programs.runtime import Runtime
 from m6rec_jax.engine.task_settings import task_name
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model import M6Rec
-from m6rec_jax.model.config import ModelConfig
 from m6rec_jax.model.layout import fit_task, prompt_leaves
 from m6rec_jax.model.prompts import SIZES_COLLECTION
 from m6rec_jax.sharding import LogicalRules, make_mesh, replicated
-from m6rec_jax.text.vocabulary import Vocabulary
 
 _COUNTS = ("num_prompts", "num_options")
 
@@ -45,7 +40,7 @@ class LoadedBank(LoadedModel):
     """Tasks by name, over one backbone; see the module's docstring.
 
     A value: `with_tasks` and `without` give another bank, which shares the backbone, and leave
-    this one as it is. Make the first one with `empty_bank`.
+    this one as it is. `load_bank` makes the first one.
 
     Attributes:
       owner: of the backbone, to compare those of prompts with.
@@ -74,22 +69,30 @@ class LoadedBank(LoadedModel):
         read = [self.folder.read(task) if isinstance(task, str) else task for task in tasks]
         for prompts in read:
             self._check(prompts)
-        rows = self._free_rows([prompts.manifest.task for prompts in read])
-        fitted = [fit_task(p.tensors, p.manifest.model_config, self.model.config) for p in read]
-        here = dict(self.settings.tasks)
+        names = [prompts.manifest.task for prompts in read]
+        tasks_here = dict(self.settings.tasks)
+        leaves = prompt_leaves(self.model.config)
+        # Put together on the host: nothing is compiled, and requests that have begun go on with the
+        # old arrays.
+        stacked = {
+            name: np.array(on_host(leaf))
+            for name, leaf in flatten(self.variables["prompts"]).items()
+        }
         sizes = self.variables[SIZES_COLLECTION]["bank"]
         counts = {name: np.array(sizes[name]) for name in _COUNTS}
-        for row, prompts in zip(rows, read, strict=True):
-            own = prompts.manifest
-            here[own.task] = dataclasses.replace(own.settings, task_id=row)
+        for row, prompts in zip(self._free_rows(names), read, strict=True):
+            task = prompts.manifest
+            tasks_here[task.task] = dataclasses.replace(task.settings, task_id=row)
+            fitted = fit_task(prompts.tensors, task.model_config, self.model.config)
+            for name, values in fitted.items():
+                np.moveaxis(stacked[name], leaves[name].task_axis, 0)[row] = values
             for name in _COUNTS:
-                counts[name][row] = getattr(own.prompts, name)
-        added = {prompts.manifest.task: prompts.manifest for prompts in read}
+                counts[name][row] = getattr(task.prompts, name)
         return dataclasses.replace(
             self,
-            variables=self._placed(self._written(rows, fitted), counts),
-            settings=dataclasses.replace(self.settings, tasks=here),
-            manifests={**self.manifests, **added},
+            variables=_placed(self.backbone.params, stacked, counts, self.shardings),
+            settings=dataclasses.replace(self.settings, tasks=tasks_here),
+            manifests={**self.manifests, **{p.manifest.task: p.manifest for p in read}},
         )
 
     def without(self, name: str) -> LoadedBank:
@@ -168,111 +171,37 @@ class LoadedBank(LoadedModel):
             )
         return free[: len(names)]
 
-    def _written(
-        self, rows: Sequence[int], fitted: Sequence[Mapping[str, np.ndarray]]
-    ) -> dict[str, Any]:
-        """The prompts with new rows; many are put together on the host, one is written there."""
-        stacked = flatten(self.variables["prompts"])
-        leaves = prompt_leaves(self.model.config)
-        if len(rows) == 1:
-            axes = tuple((name, leaf.task_axis) for name, leaf in leaves.items())
-            everywhere = self.shardings[SIZES_COLLECTION]
-            task, row = jax.device_put((dict(fitted[0]), np.int32(rows[0])), everywhere)
-            shardings = tuple((name, self.shardings[name]) for name in stacked)
-            written: dict[str, Any] = _compiled_write(axes, shardings)(stacked, task, row)
-            return written
-        stacked = {name: np.array(on_host(leaf)) for name, leaf in stacked.items()}
-        for row, task in zip(rows, fitted, strict=True):
-            for name, values in task.items():
-                np.moveaxis(stacked[name], leaves[name].task_axis, 0)[row] = values
-        return stacked
 
-    def _placed(
-        self, stacked: Mapping[str, Any], counts: Mapping[str, np.ndarray]
-    ) -> dict[str, Any]:
-        """The variables, of prompts and sizes that may be on the host."""
-        placed = {
-            name: values
-            if isinstance(values, jax.Array)
-            else jax.make_array_from_callback(
-                values.shape, self.shardings[name], values.__getitem__
-            )
-            for name, values in stacked.items()
-        }
-        sizes = jax.device_put(dict(counts), self.shardings[SIZES_COLLECTION])
-        return {
-            "params": self.backbone.params,
-            "prompts": nested(placed),
-            SIZES_COLLECTION: {"bank": sizes},
-        }
-
-
-def empty_bank(
-    config: ModelConfig,
+def _placed(
     params: PyTree,
-    fingerprint: str,
-    vocabulary: Vocabulary,
-    *,
-    source_length: int,
-    target_length: int,
-    step: int,
-    folder: BankFolder,
-    mesh: Mesh | None = None,
-    rules: LogicalRules = (),
-) -> LoadedBank:
-    """A bank without tasks.
+    stacked: Mapping[str, np.ndarray],
+    counts: Mapping[str, np.ndarray],
+    shardings: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The variables, of prompts and sizes on the host."""
+    placed = {
+        name: jax.make_array_from_callback(values.shape, shardings[name], values.__getitem__)
+        for name, values in stacked.items()
+    }
+    sizes = jax.device_put(dict(counts), shardings[SIZES_COLLECTION])
+    return {"params": params, "prompts": nested(placed), SIZES_COLLECTION: {"bank": sizes}}
+
+
+def empty_variables(
+    model: M6Rec, params: PyTree, mesh: Mesh | None, rules: LogicalRules
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Variables of a bank without tasks, and their shardings by name; see `LoadedBank`.
 
     Args:
-      config: of the model, with the bank's capacity as its prompts.
+      model: with the bank's capacity as its prompts.
       params: the backbone, placed as `engine.model_folder.variable_targets` says.
-      fingerprint, vocabulary, step: the backbone's; see `checkpoints.fingerprint`.
-      folder: see `LoadedBank`.
-      source_length, target_length: most tokens of a history and a decoder row, of any task.
       mesh, rules: where variables lie; None: the default device.
     """
-    model, rules = M6Rec(config), tuple(rules)
     targets = flatten(variable_targets(model, mesh, rules).get("prompts", {}))
     target_mesh = make_mesh(1, 1, 1, devices=jax.local_devices()[:1]) if mesh is None else mesh
-    shardings = {name: target.sharding for name, target in targets.items()}
-    bank = LoadedBank(
-        model=model,
-        variables={"params": params},
-        vocabulary=vocabulary,
-        settings=InferenceSettings(source_length, target_length),
-        step=step,
-        backbone=Backbone(model, params, Runtime(mesh, rules), source_length, target_length),
-        mesh=mesh,
-        rules=rules,
-        owner=Owner("the loaded bank", fingerprint, vocabulary.fingerprint, config),
-        folder=folder,
-        manifests={},
-        shardings=shardings | {SIZES_COLLECTION: replicated(target_mesh)},
-    )
-    zeros = {name: np.zeros(leaf.shape, np.float32) for name, leaf in prompt_leaves(config).items()}
-    counts = {name: np.zeros(config.prompts.num_tasks, np.int32) for name in _COUNTS}
-    bank = dataclasses.replace(bank, variables=bank._placed(zeros, counts))
-    # Compiled now, so that no swap compiles anything.
-    leaves = prompt_leaves(config)
-    bank._written(
-        [0], [{name: np.zeros(leaf.of_task().shape, np.float32) for name, leaf in leaves.items()}]
-    )
-    return bank
-
-
-@functools.lru_cache(maxsize=16)
-def _compiled_write(
-    axes: tuple[tuple[str, int], ...], shardings: tuple[tuple[str, Any], ...]
-) -> Any:
-    """Puts one task into one row of the stacked prompts."""
-    axis_of = dict(axes)
-
-    def write(
-        stacked: dict[str, jax.Array], task: dict[str, jax.Array], row: jax.Array
-    ) -> dict[str, jax.Array]:
-        return {
-            name: jax.lax.dynamic_update_index_in_dim(leaf, task[name], row, axis_of[name])
-            for name, leaf in stacked.items()
-        }
-
-    # Not donated: requests that have begun go on with the old arrays.
-    return jax.jit(write, out_shardings=dict(shardings))
+    shardings: dict[str, Any] = {name: target.sharding for name, target in targets.items()}
+    shardings |= {SIZES_COLLECTION: replicated(target_mesh)}
+    leaves = prompt_leaves(model.config)
+    zeros = {name: np.zeros(leaf.shape, np.float32) for name, leaf in leaves.items()}
+    counts = {name: np.zeros(model.config.prompts.num_tasks, np.int32) for name in _COUNTS}
+    return _placed(params, zeros, counts, shardings), shardings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,19 +11,21 @@ from jax.sharding import Mesh
 
 from m6rec_jax.bank.capacity import BankCapacity
 from m6rec_jax.bank.folder import BankFolder
-from m6rec_jax.bank.loaded import LoadedBank, empty_bank
+from m6rec_jax.bank.loaded import LoadedBank, empty_variables
 from m6rec_jax.bank.manifest import WHAT, Owner, check_owner
 from m6rec_jax.checkpoints.fingerprint import backbone_fingerprint
 from m6rec_jax.checkpoints.location import locate, read_manifest
 from m6rec_jax.checkpoints.manifest import check_vocabulary
 from m6rec_jax.checkpoints.restore import PARAMS, restore_item
-from m6rec_jax.engine.loaded_model import LoadedModel
+from m6rec_jax.engine.backbone import Backbone
+from m6rec_jax.engine.loaded_model import InferenceSettings, LoadedModel
 from m6rec_jax.engine.model_folder import (
     load_model,
     read_settings,
     read_vocabulary,
     variable_targets,
 )
+from m6rec_jax.engine.programs.runtime import Runtime
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.model import M6Rec
 from m6rec_jax.model.frozen_backbone import held_in
@@ -96,19 +99,25 @@ def load_bank(
         lengths = [
             TaskSettings(source_length=there.source_length, target_length=there.target_length)
         ]
-    bare = empty_bank(
-        config.replace(prompts=room),
-        params,
-        owner.backbone_fingerprint,
-        vocabulary,
-        source_length=source_length or max(s.source_length or 0 for s in lengths),
-        target_length=target_length or max(s.target_length or 0 for s in lengths),
+    model, rules = M6Rec(config.replace(prompts=room)), tuple(rules)
+    source_length = source_length or max(s.source_length or 0 for s in lengths)
+    target_length = target_length or max(s.target_length or 0 for s in lengths)
+    variables, shardings = empty_variables(model, params, mesh, rules)
+    bare = LoadedBank(
+        model=model,
+        variables=variables,
+        vocabulary=vocabulary,
+        settings=InferenceSettings(source_length, target_length),
         step=location.step,
-        folder=folder,
+        backbone=Backbone(model, params, Runtime(mesh, rules), source_length, target_length),
         mesh=mesh,
         rules=rules,
+        owner=dataclasses.replace(owner, name="the loaded bank", model_config=model.config),
+        folder=folder,
+        manifests={},
+        shardings=shardings,
     )
-    return bare.with_tasks(*read)
+    return bare.with_tasks(*read) if read else bare
 
 
 def load_with_bank(
