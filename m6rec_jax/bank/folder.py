@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from m6rec_jax.bank.manifest import PromptManifest, check_owner, owner_of, parse_prompt_manifest
+from m6rec_jax.bank.manifest import PromptManifest, check_owner, parse_prompt_manifest
 from m6rec_jax.checkpoints.fingerprint import fingerprint
 from m6rec_jax.checkpoints.host_tensors import read_tensors, write_tensors
 from m6rec_jax.errors import CheckpointError, ConfigError
@@ -155,10 +155,10 @@ class BankFolder:
 
     def _check_new(self, manifests: Sequence[PromptManifest]) -> None:
         names = self.names()
-        owners = [owner_of(manifests[0])]
+        owners = [manifests[0]]
         for name in names:
             try:
-                owners.append(owner_of(self.manifest(name)))
+                owners.append(self.manifest(name))
             except CheckpointError as error:
                 logger.warning("not compared with '%s', which is damaged: %s", name, error)
         for manifest in manifests:
@@ -168,7 +168,13 @@ class BankFolder:
                     "this one another name (--name)"
                 )
             for owner in owners:
-                check_owner(manifest, owner)
+                check_owner(
+                    manifest,
+                    f"that of '{owner.task}'",
+                    owner.backbone_fingerprint,
+                    owner.vocabulary_fingerprint,
+                    owner.model_config,
+                )
             names.append(manifest.task)
 
     def remove(self, name: str) -> None:

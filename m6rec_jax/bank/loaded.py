@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 
 from m6rec_jax.bank.capacity import check_capacity
 from m6rec_jax.bank.folder import BankFolder, TaskPrompts
-from m6rec_jax.bank.manifest import WHAT, Owner, PromptManifest, check_owner
+from m6rec_jax.bank.manifest import WHAT, PromptManifest, check_owner
 from m6rec_jax.checkpoints.fingerprint import on_host
 from m6rec_jax.checkpoints.trees import PyTree, flatten, nested
 from m6rec_jax.engine.loaded_model import LoadedModel, digest
@@ -43,13 +43,13 @@ class LoadedBank(LoadedModel):
     this one as it is. `load_bank` makes the first one.
 
     Attributes:
-      owner: of the backbone, to compare those of prompts with.
+      backbone_fingerprint: see `checkpoints.fingerprint`; that of prompts must be equal.
       folder: where tasks are found by name.
       manifests: by name.
       shardings: of the variables, by name.
     """
 
-    owner: Owner
+    backbone_fingerprint: str
     folder: BankFolder
     manifests: Mapping[str, PromptManifest]
     shardings: Mapping[str, Any]
@@ -147,7 +147,13 @@ class LoadedBank(LoadedModel):
 
     def _check(self, prompts: TaskPrompts) -> None:
         manifest = prompts.manifest
-        check_owner(manifest, self.owner)
+        check_owner(
+            manifest,
+            "the loaded bank",
+            self.backbone_fingerprint,
+            self.vocabulary.fingerprint,
+            self.model.config,
+        )
         check_capacity(manifest.model_config, self.model.config, manifest.task)
         for name in ("source_length", "target_length"):
             own, room = getattr(manifest.settings, name), getattr(self.settings, name)

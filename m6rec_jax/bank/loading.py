@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from jax.sharding import Mesh
 from m6rec_jax.bank.capacity import BankCapacity
 from m6rec_jax.bank.folder import BankFolder
 from m6rec_jax.bank.loaded import LoadedBank, empty_variables
-from m6rec_jax.bank.manifest import WHAT, Owner, check_owner
+from m6rec_jax.bank.manifest import WHAT, check_owner
 from m6rec_jax.checkpoints.fingerprint import backbone_fingerprint
 from m6rec_jax.checkpoints.location import locate, read_manifest
 from m6rec_jax.checkpoints.manifest import check_vocabulary
@@ -79,14 +78,10 @@ def load_bank(
     own = M6Rec(config)
     target = held_in(variable_targets(own, mesh, rules)["params"], frozen_dtype)
     params = restore_item(location, manifest, PARAMS, target, config)
-    owner = Owner(
-        f"the model in {location.folder}",
-        backbone_fingerprint(params),
-        vocabulary.fingerprint,
-        None,
-    )
+    fingerprint = backbone_fingerprint(params)
     for prompts in read:
-        check_owner(prompts.manifest, owner)
+        where = f"the model in {location.folder}"
+        check_owner(prompts.manifest, where, fingerprint, vocabulary.fingerprint)
     if read:
         # The tasks may have been tuned with other settings than the foundation's that change no
         # weight, such as where late interaction begins.
@@ -112,7 +107,7 @@ def load_bank(
         backbone=Backbone(model, params, Runtime(mesh, rules), source_length, target_length),
         mesh=mesh,
         rules=rules,
-        owner=dataclasses.replace(owner, name="the loaded bank", model_config=model.config),
+        backbone_fingerprint=fingerprint,
         folder=folder,
         manifests={},
         shardings=shardings,

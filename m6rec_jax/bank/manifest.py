@@ -118,34 +118,20 @@ def method_of(prompts: PromptConfig, trainable: str | None) -> str:
     return "_".join(filter(None, used)) or "linear_probe"
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Owner:
-    """The one model that prompts fit.
-
-    Attributes:
-      name: what it is called in errors.
-      backbone_fingerprint, vocabulary_fingerprint: as in `PromptManifest`.
-      model_config: None where only the two fingerprints count.
-    """
-
-    name: str
-    backbone_fingerprint: str
-    vocabulary_fingerprint: str
-    model_config: ModelConfig | None
-
-
-def owner_of(manifest: PromptManifest) -> Owner:
-    """The model that a task's prompts were trained on."""
-    return Owner(
-        f"that of '{manifest.task}'",
-        manifest.backbone_fingerprint,
-        manifest.vocabulary_fingerprint,
-        manifest.model_config,
-    )
-
-
-def check_owner(manifest: PromptManifest, owner: Owner) -> None:
+def check_owner(
+    manifest: PromptManifest,
+    owner: str,
+    backbone_fingerprint: str,
+    vocabulary_fingerprint: str,
+    model_config: ModelConfig | None = None,
+) -> None:
     """Prompts mean something only with the backbone and vocabulary that they were trained on.
+
+    Args:
+      manifest: of the prompts.
+      owner: what the other model is called in errors.
+      backbone_fingerprint, vocabulary_fingerprint: of that, as in `PromptManifest`.
+      model_config: of that; None: only the two fingerprints count.
 
     Raises:
       CheckpointError: another vocabulary or backbone, or one that computes something else.
@@ -155,20 +141,20 @@ def check_owner(manifest: PromptManifest, owner: Owner) -> None:
         if mine != its:
             raise CheckpointError(
                 f"the prompts of '{manifest.task}' were trained with {what} {mine!r}, but "
-                f"{owner.name} has {its!r}, with which they mean nothing: tune the task on it, or "
+                f"{owner} has {its!r}, with which they mean nothing: tune the task on it, or "
                 "keep its prompts in a bank of their own"
             )
 
-    for name in ("vocabulary_fingerprint", "backbone_fingerprint"):
-        compare(name, getattr(manifest, name), getattr(owner, name))
-    if owner.model_config is None:
+    compare("vocabulary_fingerprint", manifest.vocabulary_fingerprint, vocabulary_fingerprint)
+    compare("backbone_fingerprint", manifest.backbone_fingerprint, backbone_fingerprint)
+    if model_config is None:
         return
     for name in WHAT:
         # Of `decoder_late_start` None has a meaning, too.
         computed = "first_cross_layer" if name == "decoder_late_start" else name
-        mine, its = (getattr(one, computed) for one in (manifest.model_config, owner.model_config))
+        mine, its = (getattr(one, computed) for one in (manifest.model_config, model_config))
         compare(f"ModelConfig.{name}", mine, its)
-    own, there = manifest.prompts, owner.model_config.prompts
+    own, there = manifest.prompts, model_config.prompts
     for method in METHODS:
         if method.used(own) and method.used(there):
             for field in dataclasses.fields(method.settings):

@@ -322,7 +322,11 @@ class Snapshots:
                 lost = sorted(f"'{task}' for {job}" for task, job in old.pairs - new.pairs)
                 if lost and what == "data":
                     raise ConfigError(f"with these data nobody could ask {', '.join(lost)}")
-            except (M6RecError, OSError, ValueError) as error:  # such as a name that no file may have
+            except (
+                M6RecError,
+                OSError,
+                ValueError,
+            ) as error:  # such as a name that no file may have
                 raise ApiError(409, "cannot_be_changed", str(error)) from error
             self._current = new
             self._swapped(what)
