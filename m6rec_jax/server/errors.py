@@ -40,7 +40,6 @@ _OF_ROWS = {
     "unknown_item": 404,
     **dict.fromkeys(("bad_time", "invalid_field", "unknown_field"), 422),
 }
-_CODES = {404: "not_found", 405: "method_not_allowed"}
 
 
 class ApiError(HTTPException):
@@ -65,8 +64,9 @@ class ApiError(HTTPException):
     def body(self) -> dict[str, object]:
         """The answer."""
         kind = "invalid_request_error" if self.status_code < 500 else "server_error"
-        named = {"message": self.detail, "type": kind, "param": self.param, "code": self.code}
-        return {"error": named}
+        return {
+            "error": {"message": self.detail, "type": kind, "param": self.param, "code": self.code}
+        }
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -94,7 +94,7 @@ def as_api_error(error: Exception) -> ApiError:
         case RequestValidationError():
             return _invalid(error)
         case HTTPException():
-            code = _CODES.get(error.status_code, "http_error")
+            code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
             return ApiError(error.status_code, code, str(error.detail), headers=error.headers)
     # Where, but not the message, which may hold what a user wrote.
     where = "".join(traceback.format_tb(error.__traceback__))
