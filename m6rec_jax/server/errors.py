@@ -64,9 +64,8 @@ class ApiError(HTTPException):
     def body(self) -> dict[str, object]:
         """The answer."""
         kind = "invalid_request_error" if self.status_code < 500 else "server_error"
-        return {
-            "error": {"message": self.detail, "type": kind, "param": self.param, "code": self.code}
-        }
+        named = {"message": self.detail, "type": kind, "param": self.param, "code": self.code}
+        return {"error": named}
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -47,15 +47,10 @@ def routes(server: Server) -> APIRouter:
                     found[index] = told.body()
             results = await asked.answer(*accepted.values())
             for index, result in zip(accepted, results, strict=True):
-                found[index] = _columns(result)
+                found[index] = {  # columns, as files of requests have them
+                    name: values.tolist() if hasattr(values, "tolist") else list(values)
+                    for name, values in result.columns().items()
+                }
         return {"predictions": [found[index] for index in range(len(body.instances))]}
 
     return router
-
-
-def _columns(result: Any) -> dict[str, Any]:
-    """Columns of a result, as files of requests have them."""
-    return {
-        name: values.tolist() if hasattr(values, "tolist") else list(values)
-        for name, values in result.columns().items()
-    }
