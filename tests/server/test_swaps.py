@@ -199,7 +199,7 @@ def test_what_does_not_fit_changes_nothing(
         ("data", {"index": str(own_folder / "data")}, "data"),
         ("data", {"items": "/nowhere/items.csv"}, "items.csv"),
         ("data", {"items": "a" * 5000}, "name too long"),
-        ("data", {"items": "a\0.csv"}, "null"),
+        ("data", {"index": "a\0b"}, ""),
         ("prompts/ctr", {"index": "/nowhere"}, "an index is named for 'ctr' (of kind 'scoring')"),
     ):
         response = client.put(f"/v1/admin/{path}", json=body, headers=ADMIN)
