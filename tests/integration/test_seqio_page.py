@@ -87,7 +87,7 @@ def test_what_is_served_is_what_files_are_answered(followed: tuple[Path, dict[st
     assert [found[0]["texts"][0]["text"], found[1]["choices"][0]["text"]] == [expected] * 2
     assert of_lines["choices"][0]["text"] == expected, "lines are no behaviours here"
     assert {model["id"]: model["data_set"] for model in models}["kinds"] == ""
-    assert (nothing.status_code, nothing.json()["error"]["code"]) == (422, "missing_field")
+    assert (nothing.status_code, nothing.json()["error"]["code"]) == (409, "missing_field")
 
 
 def test_exports_were_checked_with_the_tasks_own_rows(
