@@ -233,9 +233,10 @@ def unfiltered(conversation: Any, request: Request, number: int) -> list[int]:
         dialogue = conversation.resumed([], request.history)
         dialogue.hear(request.text)
         allowed = np.ones(len(conversation.catalogue.titles), bool)
-        allowed[[*dialogue.named, *found]] = False
-        dialogue.obeying = lambda allowed=allowed: Obeying(allowed, (), ())
+        allowed[[*dialogue.state.named, *found]] = False
+        conversation.obeying = lambda _, allowed=allowed: Obeying(allowed, (), ())
         (answer,) = conversation.recommend([dialogue])
+        del conversation.obeying
         if not (more := _places(answer)):
             break
         found += more

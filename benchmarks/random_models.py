@@ -40,7 +40,8 @@ def greedy_program(model: M6Rec, length: int) -> Callable[..., Any]:
         )
         nothing = jnp.full((len(source), length), FREE, jnp.int32)
         step = model_step(model, variables, task_ids)
-        slots, active = Slots.of(cache, never_ends, nothing), jnp.ones(len(source), bool)
+        slots = Slots.of(cache, never_ends, {"prefix_ids": nothing})
+        active = jnp.ones(len(source), bool)
         return advance(step, slots, never_ends, active, length)[1].tokens
 
     return jax.jit(greedy)

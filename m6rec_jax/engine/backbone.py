@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import threading
 from collections.abc import Mapping
@@ -20,28 +21,23 @@ Variables = Mapping[str, Any]
 _lay_out = jax.jit(for_decoding_on_cpu, static_argnums=0)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
 class Backbone:
     """Tasks may come and go beside it; nothing in here depends on them.
 
-    Args:
+    Attributes:
       model: with its configuration.
       params: on the devices.
       runtime: where programs run.
       source_length, target_length: S and T, most tokens of a history and a decoder row.
     """
 
-    def __init__(
-        self,
-        model: M6Rec,
-        params: PyTree,
-        runtime: Runtime,
-        source_length: int,
-        target_length: int,
-    ) -> None:
-        self.params = params
-        self._model, self._runtime = model, runtime
-        self._source_length, self._target_length = source_length, target_length
-        self._lock = threading.Lock()
+    model: M6Rec
+    params: PyTree
+    runtime: Runtime
+    source_length: int
+    target_length: int
+    _lock: threading.Lock = dataclasses.field(default_factory=threading.Lock, init=False)
 
     @functools.cached_property
     def checksums(self) -> Any:
@@ -51,13 +47,13 @@ class Backbone:
     @functools.cached_property
     def segments(self) -> SegmentCache | None:
         """What early layers computed for any engine; None: late interaction is off."""
-        if not self._model.config.late_layers_start:
+        if not self.model.config.late_layers_start:
             return None
         return SegmentCache(
-            self._model,
-            source_length=self._source_length,
-            target_length=self._target_length,
-            runtime=self._runtime,
+            self.model,
+            source_length=self.source_length,
+            target_length=self.target_length,
+            runtime=self.runtime,
         )
 
     def for_decoding(self, variables: Variables) -> Variables:
@@ -69,7 +65,7 @@ class Backbone:
         if (
             "embedding_scale" in self.params["token_embedder"]
             or jax.default_backend() != "cpu"
-            or self._runtime.mesh is not None
+            or self.runtime.mesh is not None
         ):
             return variables
         with self._lock:
@@ -77,4 +73,4 @@ class Backbone:
 
     @functools.cached_property
     def _decoder(self) -> Variables:
-        return _lay_out(self._model.config, {"params": self.params})
+        return _lay_out(self.model.config, {"params": self.params})

@@ -25,9 +25,10 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
+import msgspec
 from etils import epath
 from jax.sharding import Mesh
 
@@ -53,7 +54,7 @@ from m6rec_jax.engine.programs.exported_programs import CONSTANTS, MANIFEST, Exp
 from m6rec_jax.engine.programs.packed_archive import write_files
 from m6rec_jax.engine.programs.packed_file import Packed, quantized_variables, read_packed
 from m6rec_jax.engine.programs.runtime import Runtime
-from m6rec_jax.engine.task_settings import ExitSettings, TaskSettings
+from m6rec_jax.engine.task_settings import ExitSettings
 from m6rec_jax.errors import CheckpointError, ConfigError
 from m6rec_jax.model import M6Rec
 from m6rec_jax.model.m6rec import abstract_variables
@@ -252,12 +253,12 @@ def _open_exported(
     if mesh is not None:
         raise ConfigError(f"{folder} is an export, which runs on one device: leave RULES out")
     exported = open_export(folder)
-    manifest, own = exported.manifest, int(exported.manifest["step"])
-    _check_step(folder, own, step)
+    manifest, exported_step = exported.manifest, int(exported.manifest["step"])
+    _check_step(folder, exported_step, step)
     config = read_model_config(manifest["model"], str(manifest["versions"]["m6rec_jax"]))
     # Constants are of single programs.
     variables = {k: v for k, v in exported.weights.items() if not k.startswith(f"{CONSTANTS}/")}
-    return RestoredModel(M6Rec(config), nested(variables), own), exported
+    return RestoredModel(M6Rec(config), nested(variables), exported_step), exported
 
 
 def assets_of(model_dir: str | Path) -> str | Path:
@@ -277,17 +278,15 @@ def packed_of(model_dir: str | Path, bits: int = BITS) -> Packed:
         model_dir, vocabulary_fingerprint=read_vocabulary(model_dir).fingerprint
     )
     assets = epath.Path(model_dir) / ASSETS_FOLDER
-    names = [VOCABULARY_FILE, SETTINGS_FILE, EXITS_FILE, RANKING_FILE]
     specs = read_dataset_specs(model_dir)
-    names += [f"{DATASETS_FOLDER}/{name}.json" for name in specs]
     return Packed(
         restored.model.config,
         quantized_variables(restored.variables, bits),
         restored.step,
         {
-            f"{ASSETS_FOLDER}/{name}": (assets / name).read_bytes()
-            for name in names
-            if (assets / name).exists()
+            str(path.relative_to(model_dir)): path.read_bytes()
+            for pattern in ("*.model", "*.json", f"{DATASETS_FOLDER}/*.json")
+            for path in sorted(assets.glob(pattern))
         },
         {
             "trained_on": {
@@ -297,10 +296,10 @@ def packed_of(model_dir: str | Path, bits: int = BITS) -> Packed:
     )
 
 
-def _check_step(path: str | Path, own: int, asked: int | None) -> None:
-    """A file or an export has one step; raises CheckpointError where another is asked for."""
-    if asked not in (None, own):
-        raise CheckpointError(f"{path} is step {own}, not step {asked}")
+def _check_step(path: str | Path, step: int, wanted: int | None) -> None:
+    """A file or an export has one step; raises CheckpointError where another is wanted."""
+    if wanted not in (None, step):
+        raise CheckpointError(f"{path} is step {step}, not step {wanted}")
 
 
 def variable_targets(
@@ -323,13 +322,7 @@ def read_settings(model_dir: str | Path) -> InferenceSettings:
     Raises:
       CheckpointError: it is missing or damaged.
     """
-    path = _asset(model_dir, SETTINGS_FILE)
-    try:
-        values = json.loads(path.read_text())
-        tasks = {name: TaskSettings.from_json(task) for name, task in values.pop("tasks").items()}
-        return InferenceSettings(**values, tasks=tasks)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}") from error
+    return _read(_asset(model_dir, SETTINGS_FILE), InferenceSettings)
 
 
 def calibrated(settings: InferenceSettings, model_dir: str | Path, step: int) -> InferenceSettings:
@@ -340,9 +333,7 @@ def calibrated(settings: InferenceSettings, model_dir: str | Path, step: int) ->
     Raises:
       CheckpointError: a file is damaged.
     """
-    exits = _calibrated(
-        model_dir, EXITS_FILE, step, lambda v: ExitSettings(float(v["threshold"]), int(v["depth"]))
-    )
+    exits = _calibrated(model_dir, EXITS_FILE, step, ExitSettings)
     ranking = read_ranking(model_dir, step)
     tasks = {
         name: dataclasses.replace(
@@ -355,30 +346,30 @@ def calibrated(settings: InferenceSettings, model_dir: str | Path, step: int) ->
 
 def read_ranking(model_dir: str | Path, step: int) -> dict[str, RankingWeights]:
     """Weights by task of `MODEL_DIR/inference/ranking.json`; errors, warnings: `calibrated`."""
-    return _calibrated(assets_of(model_dir), RANKING_FILE, step, RankingWeights.from_json)
+    return _calibrated(assets_of(model_dir), RANKING_FILE, step, RankingWeights)
 
 
-def _calibrated(
-    model_dir: str | Path, file: str, step: int, read: Callable[[Mapping[str, Any]], T]
-) -> dict[str, T]:
+class _Calibrated(msgspec.Struct, Generic[T]):
+    """A file of `m6rec calibrate`."""
+
+    step: int
+    tasks: dict[str, T]
+
+
+def _calibrated(model_dir: str | Path, file: str, step: int, kind: type[T]) -> dict[str, T]:
     path = epath.Path(model_dir) / ASSETS_FOLDER / file
     if not path.exists():
         return {}
-    try:
-        values = json.loads(path.read_text())
-        made_for = int(values["step"])
-        found = {name: read(own) for name, own in values["tasks"].items()}
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}") from error
-    if made_for != step:
-        logger.warning(
-            "%s was made for step %d, not %d, and is not used; `m6rec calibrate` makes it anew",
-            path,
-            made_for,
-            step,
-        )
-        return {}
-    return found
+    calibrated = _read(path, _Calibrated[kind])  # type: ignore[valid-type]
+    if calibrated.step == step:
+        return calibrated.tasks
+    logger.warning(
+        "%s was made for step %d, not %d, and is not used; `m6rec calibrate` makes it anew",
+        path,
+        calibrated.step,
+        step,
+    )
+    return {}
 
 
 def read_dataset_specs(model_dir: str | Path) -> dict[str, dict[str, Any]]:
@@ -388,13 +379,8 @@ def read_dataset_specs(model_dir: str | Path) -> dict[str, dict[str, Any]]:
       CheckpointError: a file is damaged.
     """
     folder = epath.Path(model_dir) / ASSETS_FOLDER / DATASETS_FOLDER
-    found = {}
-    for path in sorted(folder.glob("*.json")) if folder.exists() else ():
-        try:
-            found[path.stem] = dict(json.loads(path.read_text()))
-        except (ValueError, TypeError) as error:
-            raise CheckpointError(f"{path} is damaged: {error}") from error
-    return found
+    paths = sorted(folder.glob("*.json")) if folder.exists() else ()
+    return {path.stem: _read(path, dict[str, Any]) for path in paths}
 
 
 def read_vocabulary(model_dir: str | Path) -> Vocabulary:
@@ -411,6 +397,14 @@ def read_vocabulary(model_dir: str | Path) -> Vocabulary:
         file.write(path.read_bytes())
     atexit.register(Path(file.name).unlink, missing_ok=True)  # whoever saves assets copies it
     return Vocabulary(file.name)
+
+
+def _read(path: epath.Path, kind: type[T]) -> T:
+    """A JSON file; raises CheckpointError where it is damaged."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error
 
 
 def _asset(model_dir: str | Path, name: str) -> epath.Path:

@@ -83,18 +83,6 @@ class TaskSettings:
         """Whether requests are one text: those of tasks that a user registered with seqio."""
         return self.kind == "generation" and not self.writing
 
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> TaskSettings:
-        """Of what `dataclasses.asdict` gave; raises TypeError, KeyError or ValueError for anything
-        else."""
-        exits, ranking = values.get("exits"), values.get("ranking")
-        read = {
-            "positive_classes": tuple(values["positive_classes"]),
-            "exits": None if exits is None else ExitSettings(**exits),
-            "ranking": None if ranking is None else RankingWeights.from_json(ranking),
-        }
-        return cls(**{**values, **read})
-
     def fingerprinted(self, exits: bool = True) -> dict[str, Any]:
         """What embeddings and scores depend on, for JSON: neither where the data lie, nor what
         dialogues are told beside, nor how what was found is ordered.
@@ -131,8 +119,8 @@ def task_name(tasks: Mapping[str, TaskSettings], name: str = "") -> str:
     if not name and len(tasks) == 1:
         return next(iter(tasks))
     if name not in tasks:
-        asked = f"no task '{name}'" if name else "several tasks; name one" if tasks else "no task"
-        raise ConfigError(f"the model knows {asked}: {', '.join(sorted(tasks)) or 'none'}")
+        what = f"no task '{name}'" if name else "several tasks; name one" if tasks else "no task"
+        raise ConfigError(f"the model knows {what}: {', '.join(sorted(tasks)) or 'none'}")
     return name
 
 
@@ -171,19 +159,19 @@ def check_number(number: int, **of_requests: Sized | None) -> None:
             raise DataError(f"{len(values)} {name.replace('_', ' ')} for {number} requests")
 
 
+@dataclasses.dataclass(frozen=True)
 class RequestedTasks:
     """Finds the settings that each request asks for by name.
 
-    Args:
+    Attributes:
       tasks: name to settings.
       default: the task of requests that name none; empty: the only one.
       part: 'classes' or 'retrieval projections' where tasks without them must be refused.
     """
 
-    def __init__(
-        self, tasks: Mapping[str, TaskSettings], default: str = "", part: str = ""
-    ) -> None:
-        self._tasks, self._default, self._part = tasks, default, part
+    tasks: Mapping[str, TaskSettings]
+    default: str
+    part: str
 
     def one(self, name: str | None = None) -> TaskSettings:
         """Settings of one task; None: the default.
@@ -191,11 +179,11 @@ class RequestedTasks:
         Raises:
           ConfigError: no such task, or one that lacks what is needed.
         """
-        name = name or self._default
-        settings = task_settings(self._tasks, name)
-        if self._part and getattr(settings, _SIZES[self._part]) == 0:
+        name = name or self.default
+        settings = task_settings(self.tasks, name)
+        if self.part and getattr(settings, _SIZES[self.part]) == 0:
             kind = f", a task of kind '{settings.kind}'," if settings.kind else ""
-            raise ConfigError(f"'{name}'{kind} has no {self._part}")
+            raise ConfigError(f"'{name}'{kind} has no {self.part}")
         return settings
 
     def each(self, names: Sequence[str] | None, number: int) -> list[TaskSettings]:
@@ -209,5 +197,5 @@ class RequestedTasks:
         if isinstance(names, str):  # a string is a sequence of strings, too
             raise ConfigError(f"tasks = {names!r}: give one task per request, [{names!r}, ...]")
         check_number(number, tasks=names)
-        found = {name: self.one(name) for name in set(names)}
-        return [found[name] for name in names]
+        settings = {name: self.one(name) for name in set(names)}
+        return [settings[name] for name in names]

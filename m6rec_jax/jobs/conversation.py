@@ -2,6 +2,9 @@
 
     conversation = Conversation(catalogue, replies=..., titles=..., retrieval=...)
     answer = conversation.answer("I liked Fargo. Something newer?")
+    other = conversation.resumed([("USER", "Hello"), ("SYSTEM", "What would you like?")])
+    other.hear("A comedy")
+    (answer,) = conversation.recommend([other])
 
 What is wished for (`dialogue.reading`) is a filter that everything recommended obeys, and what was
 named is not recommended again. Replies are put together by a grammar (`dialogue.replies`) whose
@@ -10,7 +13,7 @@ every sentence is true, as the model chooses.
 
 from __future__ import annotations
 
-import copy
+import collections
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -24,7 +27,7 @@ from m6rec_jax.dialogue.replies import ReplyGrammar
 from m6rec_jax.dialogue.state import RECOMMENDS, REPLY_PREFIX, SYSTEM, USER, DialogueState
 from m6rec_jax.dialogue.wishes import Obeying, obeying
 from m6rec_jax.dialogue.words import FILMS, words_of
-from m6rec_jax.engine.decoding.generation import GeneratedText, Generator, TextRequest
+from m6rec_jax.engine.decoding.generation import Generator, TextRequest
 from m6rec_jax.engine.decoding.graphs import TextChoices
 from m6rec_jax.engine.decoding.text_decoding import Decoding
 from m6rec_jax.engine.decoding.title_trie import TitleTrie
@@ -98,21 +101,62 @@ class Answer(NamedTuple):
     understood: str = ""
 
 
+@dataclasses.dataclass
+class Dialogue:
+    """A dialogue with one user, as far as it has come.
+
+    Attributes:
+      state: what was said.
+      history: segments of what is known of the user, `DatasetTemplate.history_segments`.
+      had: places of the items that may not come again, whatever is wished for.
+      seen: of those that are not new to the user.
+    """
+
+    state: DialogueState
+    history: tuple[str, ...]
+    had: frozenset[int]
+    seen: frozenset[int]
+
+    def hear(self, text: str, speaker: str = USER) -> None:
+        """The next turn."""
+        self.state.hear(speaker, " ".join(text.split()))
+
+    def act(self) -> str:
+        """What the user's latest turn is replied to with, a key of `replies` in english.toml."""
+        reading, latest = self.state.reading, bool(self.state.latest)
+        plain = not reading.wishes
+        closes = plain and not reading.named
+        fits = {
+            "why": latest and plain,
+            "answer": latest and (plain or bool(reading.named)),
+            "good": latest and plain,
+            "about": latest and plain,
+            "bye": closes,
+            "thanks": closes,
+        }
+        said = reading.acts if reading.asked is None else {*reading.acts, "answer"}
+        if act := next((act for act in fits if fits[act] and act in said), None):
+            return act
+        nothing = not (self.state.wishes or self.state.named or reading.clears)
+        return "ask" if nothing else "recommend"
+
+
 @gin.configurable(allowlist=["num_items", "num_beams", "max_turns"])
 class Conversation:
-    """A dialogue with one user.
+    """What recommends in dialogues, and a dialogue with one user.
 
     Args:
       catalogue: what may be recommended.
-      replies: chooses among what may be replied; None: the first is said.
+      replies: chooses among what may be replied; None, or an export, whose programs write freely:
+        the first is said.
       titles: generator of titles; None: none are generated.
       retrieval: retriever that embeds dialogues and items; None: nothing is searched.
       index: the items as the retriever embeds them; None: they are embedded now.
       reranker: adds to what retrieval finds, and orders it; None: the towers alone recommend.
-      tasks: which task each of the three is asked for, by its name here; those that are left out
-        are asked for their engine's default.
+      tasks: of 'replies', 'titles' and 'retrieval' the task each is for; those that are left out
+        are their engine's default.
       batch_sizes: numbers of dialogues that are searched for together, ascending.
-      history: segments of what is known of the user, `DatasetTemplate.history_segments`.
+      history: of the user, see `Dialogue`.
       past: places of items that the user had: what is asked to be new is none of them, nor of those
         that the history names.
       repeats_count: whether items of the past may come again where nothing new is asked for.
@@ -123,6 +167,9 @@ class Conversation:
       trained_turns: most turns of a dialogue in training; None: all.
       named_items: of how many named items it is read what is known, at most, as in training.
       max_turns: how many of the latest turns are read; None: as many as in training.
+
+    Attributes:
+      dialogue: that `answer` goes on with.
 
     Raises:
       ConfigError: numbers that are impossible, or what is known of named items is to be read and
@@ -155,25 +202,24 @@ class Conversation:
                 f"a conversation needs max_turns = {max_turns} and num_items = {num_items} of at "
                 f"least 1, and num_beams = {num_beams} of at least num_items"
             )
+        self.catalogue, self._batch_sizes = catalogue, batch_sizes
         self._read_liked, self._reranker = read_liked, reranker
-        self.catalogue, self._history = catalogue, tuple(history)
-        self._had = frozenset(() if repeats_count else past)
-        self._replies, self._titles, self._retrieval = replies, titles, retrieval
-        self._tasks, self._batch_sizes = dict(tasks or {}), batch_sizes
-        self._num_items = min(num_items, len(catalogue.titles))
-        self._num_beams = num_beams
-        depth = self._num_items if reranker is None else max(self._num_items, reranker.depth)
-        self._depth = min(depth, len(catalogue.titles))
+        chooses = replies is not None and replies.options.programs is None
+        self._replies = replies if chooses else None
+        self._titles, self._retrieval, self._decoding = titles, retrieval, Decoding()
+        self._tasks = collections.defaultdict(str, tasks or {})
+        number = len(catalogue.titles)
+        self._num_items, self._num_beams = min(num_items, number), num_beams
+        self._depth = min(max(self._num_items, reranker.depth if reranker else 0), number)
         self._max_turns = trained_turns if max_turns is None else max_turns
-        self._decoding = Decoding()
         self._trie: TitleTrie | None = None
         self._index: CatalogueIndex | None = None
         if titles is not None:
             self._trie = TitleTrie(titles.vocabulary, catalogue.titles, titles.max_tokens)
             self._num_beams = min(num_beams, len(self._trie))
         if retrieval is not None:
-            self._index = index or retrieval.index(catalogue.texts, self._task("retrieval"))
-        items = catalogue.items or [Item("")] * len(catalogue.titles)
+            self._index = index or retrieval.index(catalogue.texts, self._tasks["retrieval"])
+        items = catalogue.items or [Item("")] * number
         words = words_of(items[0].attributes)
         if named_items and not words.attributes:
             raise ConfigError(
@@ -183,31 +229,51 @@ class Conversation:
         spoken = DialogueCatalogue(items, catalogue.names, words, catalogue.titles)
         self._reader, self._grammar = DialogueReader(spoken), ReplyGrammar(spoken)
         self._named_items = named_items
-        self._seen = self._named_in(self._history).union(past)
         # Of items with one title the one that occurs most often is recommended.
-        self._popularity = np.asarray(catalogue.popularity or [0] * len(catalogue.titles))
+        self._popularity = np.asarray(catalogue.popularity or [0] * number)
         order = np.argsort(self._popularity, kind="stable").tolist()
         first = {catalogue.titles[place]: place for place in order}
         self._doubles = frozenset(order).difference(first.values())
+        had = frozenset(() if repeats_count else past)
+        self._user = tuple(history), had, self._named_in(history).union(past)
         self.restart()
+
+    def restart(self) -> None:
+        """Forgets what was said."""
+        self.dialogue = self.resumed([])
 
     def resumed(
         self, turns: Sequence[tuple[str, str]], history: Sequence[str] | None = None
-    ) -> Conversation:
-        """Another dialogue with the same model; this one stays as it is.
+    ) -> Dialogue:
+        """Another dialogue, to be `recommend`ed in.
 
         Args:
           turns: what was said in it: speaker (`dialogue.state`) and text.
-          history: what is known of its user; None: what is known of this one's.
+          history: what is known of its user; None: the same user.
         """
-        other = copy.copy(self)
-        other.restart()
+        user = self._user
         if history is not None:
-            other._history, other._had = tuple(history), frozenset()
-            other._seen = self._named_in(history)
+            user = tuple(history), frozenset(), self._named_in(history)
+        dialogue = Dialogue(DialogueState(self._reader), *user)
         for speaker, text in turns:
-            other._hear(speaker, text)
-        return other
+            dialogue.hear(text, speaker)
+        return dialogue
+
+    def answer(self, text: str) -> Answer:
+        """The system's next turn after the user's `text`."""
+        dialogue, state = self.dialogue, self.dialogue.state
+        dialogue.hear(text)
+        (answer,) = self.recommend([dialogue])
+        offered = _offered(answer)
+        state.latest = offered or state.latest
+        dialogue.hear(answer.reply, SYSTEM)
+        state.named.update(dict.fromkeys(offered))
+        return answer
+
+    @property
+    def greeting(self) -> str:
+        """What may be said first, before the user says anything."""
+        return self._grammar.ask(first=True)[0]
 
     @property
     def shapes(self) -> tuple[object, ...]:
@@ -220,124 +286,125 @@ class Conversation:
         """Compiles every program that `recommend` may run, however much was named."""
         for size in self._batch_sizes:
             for seen in [[]] if self._trie is None else self._trie.warm_up_seen():
-                other = self.resumed([])
-                other.hear("a")
-                other.named.update(dict.fromkeys(seen))
-                self.recommend([other] * size)
-            if self._chooses:
-                self._generated([other] * size, [TextChoices(())] * size)
+                dialogue = self.resumed([(USER, "a")])
+                dialogue.state.named.update(dict.fromkeys(seen))
+                self.recommend([dialogue] * size)
+            self._written([dialogue] * size, [TextChoices(())] * size)
         if self._index is not None:
             self._index.warm_up(self._depth, self._batch_sizes)
 
-    def restart(self) -> None:
-        """Forgets what was said."""
-        self.state = DialogueState(self._reader)
-
-    @property
-    def greeting(self) -> str:
-        """What may be said first, before the user says anything."""
-        return self._grammar.ask(first=True)[0]
-
-    @property
-    def turns(self) -> list[str]:
-        """What was said."""
-        return self.state.turns
-
-    @property
-    def named(self) -> dict[int, None]:
-        """Places of the items that were named or offered, in the order in which they first were."""
-        return self.state.named
-
-    def answer(self, text: str) -> Answer:
-        """The system's next turn after the user's `text`."""
-        self.hear(text)
-        (answer,) = self.recommend([self])
-        offered = [place for found in _found(answer) for place in found.places]
-        self.state.latest = offered or self.state.latest
-        self._hear(SYSTEM, answer.reply)
-        self.named.update(dict.fromkeys(offered))
-        return answer
-
-    def hear(self, text: str) -> None:
-        """The user's next turn."""
-        self._hear(USER, text)
-
-    def reply_source(self) -> list[str]:
+    def source(self, dialogue: Dialogue) -> list[str]:
         """What a reply is generated from."""
-        return self.state.source(self._max_turns, self._named_items, self._history)
+        return dialogue.state.source(self._max_turns, self._named_items, dialogue.history)
 
-    def recommend(self, dialogues: Sequence[Conversation]) -> list[Answer]:
+    def obeying(self, dialogue: Dialogue) -> Obeying:
+        """Which items may be recommended now, and why."""
+        excluded = dialogue.had.union(dialogue.state.named, self._doubles)
+        catalogue, wishes = self._reader.catalogue, dialogue.state.wishes
+        return obeying(catalogue, wishes, excluded, dialogue.seen)
+
+    def recommend(self, dialogues: Sequence[Dialogue]) -> list[Answer]:
         """What is said and recommended in dialogues that were `resumed` from this one."""
-        acts = [one.act() for one in dialogues]
-        filtered = [one.obeying() for one in dialogues]
+        acts = [dialogue.act() for dialogue in dialogues]
+        filtered = list(map(self.obeying, dialogues))
         # Nothing is searched for a turn such as "thanks".
         searched = [n for n, act in enumerate(acts) if act in ("ask", "recommend")]
-        found = self._search([dialogues[n] for n in searched], [filtered[n] for n in searched])
-        of_dialogue = dict(zip(searched, found, strict=True))
+        recommended = self._search(
+            [dialogues[n] for n in searched], [filtered[n] for n in searched]
+        )
+        of_dialogue = dict(zip(searched, recommended, strict=True))
         answers = [
             Answer(
                 "",
                 *of_dialogue.get(number, (None, None)),
-                self._grammar.wished(own.kept) if own.kept else "",
+                self._grammar.wished(allowed.kept) if allowed.kept else "",
             )
-            for number, own in enumerate(filtered)
+            for number, allowed in enumerate(filtered)
         ]
-        may_be_said = list(map(self._may_be_said, dialogues, acts, filtered, answers))
-        said = self._chosen(dialogues, may_be_said)
-        return [own._replace(reply=text) for own, text in zip(answers, said, strict=True)]
+        texts = list(map(self._may_be_said, dialogues, acts, filtered, answers))
+        replies = self._chosen(dialogues, texts)
+        return [a._replace(reply=reply) for a, reply in zip(answers, replies, strict=True)]
+
+    def _named_in(self, lines: Iterable[str]) -> frozenset[int]:
+        return frozenset(place for line in lines for place in self._reader.read(line).named)
 
     def _search(
-        self, dialogues: Sequence[Conversation], filtered: Sequence[Obeying]
+        self, dialogues: Sequence[Dialogue], filtered: Sequence[Obeying]
     ) -> list[tuple[Recommended | None, Recommended | None]]:
         """What is recommended in each, by titles and by the two towers."""
         if not dialogues:
             return []
-        sources = [[*one.reply_source(), RECOMMENDS] for one in dialogues]
-        excluded = [np.flatnonzero(~own.allowed) for own in filtered]
-        users = None
-        read = [
-            Read(source, [*one.state.mentioned])
-            for source, one in zip(sources, dialogues, strict=True)
-        ]
-        if self._retrieval is not None:
+        sources = [[*self.source(one), RECOMMENDS] for one in dialogues]
+        excluded = [np.flatnonzero(~one.allowed) for one in filtered]
+        written: Sequence[Recommended | None] = [None] * len(dialogues)
+        retrieved, users = written, None
+        if self._retrieval is not None and self._index is not None:
             if self._read_liked is not None:
                 read = [self._read_liked(one.state.liked) for one in dialogues]
-            histories = [own.history for own in read]
-            users = self._retrieval.embed_users(
-                histories, [self._task("retrieval")] * len(histories)
+            else:
+                mentioned = [[*one.state.mentioned] for one in dialogues]
+                read = list(map(Read, sources, mentioned))
+            tasks = [self._tasks["retrieval"]] * len(read)
+            users = self._retrieval.embed_users([one.history for one in read], tasks)
+            retrieved = self._by_retrieval(self._index, read, excluded, users)
+        if self._titles is not None and self._trie is not None:
+            written = self._by_title(self._titles, self._trie, sources, excluded, users)
+        return list(zip(written, retrieved, strict=True))
+
+    def _by_title(
+        self,
+        titles: Generator,
+        trie: TitleTrie,
+        sources: Sequence[Sequence[str]],
+        excluded: Sequence[np.ndarray],
+        users: np.ndarray | None,
+    ) -> list[Recommended]:
+        # The two towers order films of one title, where there are towers.
+        scores = None
+        if users is not None and self._index is not None:
+            index, towers = self._index, users
+
+            def scores(number: int, places: np.ndarray) -> np.ndarray:
+                return index.similarities(towers[number][None], places[None])[0]
+
+        requests = [
+            TextRequest(source, task=self._tasks["titles"], seen=seen.tolist())
+            for source, seen in zip(sources, excluded, strict=True)
+        ]
+        k = min(self._num_items, self._num_beams)
+        best = titles.recommend(requests, trie, k, num_beams=self._num_beams, item_scores=scores)
+        rows = [[(i, title.score) for title in row for i in title.indices] for row in best]
+        return list(map(self._recommended, rows))
+
+    def _by_retrieval(
+        self,
+        index: CatalogueIndex,
+        read: Sequence[Read],
+        excluded: Sequence[np.ndarray],
+        users: np.ndarray,
+    ) -> list[Recommended]:
+        top = index.top_k(users, self._depth, excluded, self._batch_sizes)
+        if self._reranker is not None:
+            top = self._reranker.rerank(
+                [one.past for one in read],
+                excluded,
+                top,
+                lambda ids: index.similarities(users, ids),
             )
-        written = self._by_title(sources, excluded, users)
-        return list(zip(written, self._by_retrieval(read, excluded, users), strict=True))
+        rows = (
+            [pair for pair in zip(ids, scores, strict=True) if pair[0] >= 0]
+            for ids, scores in zip(top.ids.tolist(), top.scores.tolist(), strict=True)
+        )
+        return list(map(self._recommended, rows))
 
-    def act(self) -> str:
-        """What the user's latest turn is replied to with, a key of `replies` in english.toml."""
-        reading, latest = self.state.reading, bool(self.state.latest)
-        plain = not reading.wishes
-        closes = plain and not reading.named
-        fits = {
-            "why": latest and plain,
-            "answer": latest and (plain or bool(reading.named)),
-            "good": latest and plain,
-            "about": latest and plain,
-            "bye": closes,
-            "thanks": closes,
-        }
-        said = reading.acts if reading.asked is None else {*reading.acts, "answer"}
-        if act := next((act for act in fits if fits[act] and act in said), None):
-            return act
-        nothing = not (self.state.wishes or self.named or reading.clears)
-        return "ask" if nothing else "recommend"
-
-    def obeying(self) -> Obeying:
-        """Which items may be recommended now, and why."""
-        excluded = self._had.union(self.named, self._doubles)
-        return obeying(self._reader.catalogue, self.state.wishes, excluded, self._seen)
-
-    def _named_in(self, lines: Iterable[str]) -> set[int]:
-        return {place for line in lines for place in self._reader.read(line).named}
+    def _recommended(self, pairs: Sequence[tuple[int, float]]) -> Recommended:
+        best = pairs[: self._num_items]
+        places = [place for place, _ in best]
+        titles = [self.catalogue.titles[place] for place in places]
+        return Recommended(places, titles, [float(score) for _, score in best])
 
     def _may_be_said(
-        self, dialogue: Conversation, act: str, filtered: Obeying, answer: Answer
+        self, dialogue: Dialogue, act: str, filtered: Obeying, answer: Answer
     ) -> list[str]:
         """An act in all its words."""
         grammar, state = self._grammar, dialogue.state
@@ -352,129 +419,57 @@ class Conversation:
                 before = self._popularity > self._popularity[state.latest[-1]]
                 return grammar.rate(state.latest[-1], 1 + int(before.sum()))
             case "ask":
-                return grammar.ask(first=len(dialogue.turns) == 1)
+                return grammar.ask(first=len(state.turns) == 1)
             case "recommend":
-                found = _found(answer)
-                offered = dict.fromkeys(place for own in found for place in own.places)
-                places = list(offered)[: self._num_items] if found else self._popular(filtered)
-                return grammar.recommend(places, filtered)
+                places: Iterable[int] = dict.fromkeys(_offered(answer))
+                if answer.written is answer.retrieved is None:
+                    # Those that occur most often.
+                    allowed = np.flatnonzero(filtered.allowed)
+                    places = allowed[np.argsort(-self._popularity[allowed], kind="stable")].tolist()
+                return grammar.recommend([*places][: self._num_items], filtered)
         return grammar.say(act)
 
-    def _popular(self, filtered: Obeying) -> list[int]:
-        """Items that may be recommended, those that occur most often first."""
-        allowed = np.flatnonzero(filtered.allowed)
-        best = np.argsort(-self._popularity[allowed], kind="stable")[: self._num_items]
-        return [int(place) for place in allowed[best]]
-
-    def _chosen(
-        self, dialogues: Sequence[Conversation], texts: Sequence[Sequence[str]]
-    ) -> list[str]:
+    def _chosen(self, dialogues: Sequence[Dialogue], texts: Sequence[Sequence[str]]) -> list[str]:
         """Of all that may be said in each dialogue, what the model chooses."""
-        said = [own[0] for own in texts]
-        if self._replies is None or not self._chooses:
+        said = [may_be_said[0] for may_be_said in texts]
+        if self._replies is None:
             return said
         vocabulary = self._replies.vocabulary
         room = self._replies.max_tokens - len(vocabulary.encode(REPLY_PREFIX))
         choices = [
-            [tokens for t in own if len(tokens := vocabulary.encode(t)) < room] for own in texts
+            [tokens for text in may_be_said if len(tokens := vocabulary.encode(text)) < room]
+            for may_be_said in texts
         ]
-        open_ = [number for number, own in enumerate(choices) if len(own) > 1]
-        if not open_:
-            return said
-        chosen = self._generated(
-            [dialogues[number] for number in open_],
-            [TextChoices([choices[number]]) for number in open_],
+        several = [number for number, one in enumerate(choices) if len(one) > 1]
+        replies = self._written(
+            [dialogues[number] for number in several],
+            [TextChoices([choices[number]]) for number in several],
         )
-        for number, text in zip(open_, chosen, strict=True):
+        for number, reply in zip(several, replies, strict=True):
             # As they were put together: a vocabulary may write some signs in another way.
             written = {vocabulary.decode(vocabulary.encode(t)).strip(): t for t in texts[number]}
-            said[number] = written.get(text.continuation, said[number])
+            said[number] = written.get(reply, said[number])
         return said
 
-    @property
-    def _chooses(self) -> bool:
-        """Whether the model chooses among replies; the programs of an export cannot."""
-        return self._replies is not None and self._replies.options.programs is None
-
-    def _generated(
-        self,
-        dialogues: Sequence[Conversation],
-        choices: Sequence[TextChoices],
-    ) -> list[GeneratedText]:
+    def _written(self, dialogues: Sequence[Dialogue], choices: Sequence[TextChoices]) -> list[str]:
         """Replies of the model, among choices."""
-        assert self._replies is not None
+        if self._replies is None or not dialogues:
+            return []
         requests = [
             # Every turn draws anew, and the same dialogue gives the same replies.
             self._decoding.request(
-                one.reply_source(), REPLY_PREFIX, self._task("replies"), (len(one.turns),), own
+                self.source(dialogue),
+                REPLY_PREFIX,
+                self._tasks["replies"],
+                (len(dialogue.state.turns),),
+                may_be_said,
             )
-            for one, own in zip(dialogues, choices, strict=True)
+            for dialogue, may_be_said in zip(dialogues, choices, strict=True)
         ]
-        return self._decoding.write(self._replies, requests)
-
-    def _hear(self, speaker: str, text: str) -> None:
-        self.state.hear(speaker, " ".join(text.split()))
-
-    def _task(self, part: str) -> str:
-        return self._tasks.get(part, "")
-
-    def _by_title(
-        self,
-        sources: Sequence[Sequence[str]],
-        excluded: Sequence[np.ndarray],
-        users: np.ndarray | None,
-    ) -> Sequence[Recommended | None]:
-        if self._titles is None or self._trie is None:
-            return [None] * len(sources)
-        # The two towers order films of one title, where there are towers.
-        known = None
-        if users is not None and self._index is not None:
-            similarities = self._index.similarities
-            known = [
-                lambda places, user=user: similarities(user[None], np.asarray(places)[None])[0]
-                for user in users
-            ]
-        requests = [
-            TextRequest(source, task=self._task("titles"), seen=own.tolist())
-            for source, own in zip(sources, excluded, strict=True)
-        ]
-        found = self._titles.recommend(
-            requests,
-            self._trie,
-            min(self._num_items, self._num_beams),
-            num_beams=self._num_beams,
-            item_scores=known,
-        )
-        rows = [[(i, title.score) for title in own for i in title.indices] for own in found]
-        return [self._recommended(pairs[: self._num_items]) for pairs in rows]
-
-    def _by_retrieval(
-        self, read: Sequence[Read], excluded: Sequence[np.ndarray], users: np.ndarray | None
-    ) -> Sequence[Recommended | None]:
-        index = self._index
-        if users is None or index is None:
-            return [None] * len(excluded)
-        top = index.top_k(users, self._depth, excluded, self._batch_sizes)
-        if self._reranker is not None:
-            top = self._reranker.rerank(
-                [own.past for own in read],
-                excluded,
-                top,
-                lambda ids: index.similarities(users, ids),
-            )
-        rows = (
-            [pair for pair in zip(ids, scores, strict=True) if pair[0] >= 0]
-            for ids, scores in zip(top.ids.tolist(), top.scores.tolist(), strict=True)
-        )
-        return [self._recommended(row[: self._num_items]) for row in rows]
-
-    def _recommended(self, pairs: Sequence[tuple[int, float]]) -> Recommended:
-        return Recommended(
-            [place for place, _ in pairs],
-            [self.catalogue.titles[place] for place, _ in pairs],
-            [float(score) for _, score in pairs],
-        )
+        return [text.continuation for text in self._decoding.write(self._replies, requests)]
 
 
-def _found(answer: Answer) -> list[Recommended]:
-    return [found for found in (answer.written, answer.retrieved) if found is not None]
+def _offered(answer: Answer) -> list[int]:
+    """Places of the items that are recommended, by titles first."""
+    ways = (answer.written, answer.retrieved)
+    return [place for way in ways if way is not None for place in way.places]

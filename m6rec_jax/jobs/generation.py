@@ -72,16 +72,12 @@ class GenerationPredictions:
 
     Attributes:
       rows: of the view, in its order.
-      texts: what was generated, without the prefix.
-      log_probabilities: float64 `[n]`, of the generated tokens.
-      ended: bool `[n]`, False where a text was cut off at the longest length.
+      texts: what was generated.
       language: how likely the references are.
     """
 
     rows: Sequence[Row]
-    texts: Sequence[str]
-    log_probabilities: np.ndarray
-    ended: np.ndarray
+    texts: Sequence[GeneratedText]
     language: LanguagePredictions
 
 
@@ -113,13 +109,7 @@ class GenerationJob(Job):
                 for n, row in enumerate(rows[start : start + _ROWS_AT_A_TIME])
             ]
             texts += decoding.write(generator, requests)
-        return GenerationPredictions(
-            rows=rows,
-            texts=[text.continuation for text in texts],
-            log_probabilities=np.array([text.log_probability for text in texts], np.float64),
-            ended=np.array([text.ended for text in texts], bool),
-            language=language,
-        )
+        return GenerationPredictions(rows, texts, language)
 
     def metrics(
         self, evaluation: Evaluation, predictions: GenerationPredictions
@@ -128,19 +118,20 @@ class GenerationJob(Job):
 
         `ended_share` is how many texts ended by themselves.
         """
-        rows = predictions.rows
-        metrics = metrics_of_texts(evaluation.data, rows, predictions.texts)
+        rows, texts = predictions.rows, predictions.texts
+        metrics = metrics_of_texts(evaluation.data, rows, [text.continuation for text in texts])
         metrics |= language_metrics(predictions.language)
-        metrics["ended_share"] = float(predictions.ended.mean())
+        metrics["ended_share"] = float(np.mean([text.ended for text in texts]))
         return metrics | {"num_examples": float(len(rows))}
 
     def columns(self, data: TaskData, predictions: GenerationPredictions) -> Columns:
         """Prefix, reference, text and source, to be read."""
+        texts = predictions.texts
         return row_columns(predictions.rows, ("text_id", "user_id", "prefix")) | {
             "reference": row_columns(predictions.rows, ("target",))["target"],
-            "written": np.array(predictions.texts, object),
-            "log_probability": predictions.log_probabilities,
-            "ended": predictions.ended,
+            "written": np.array([text.continuation for text in texts], object),
+            "log_probability": np.array([text.log_probability for text in texts]),
+            "ended": np.array([text.ended for text in texts]),
             "source": source_column(predictions.rows),
         }
 
@@ -219,12 +210,12 @@ class Texts:
     @classmethod
     def of(cls, texts: Iterable[GeneratedText]) -> Texts:
         """What was generated, as an answer."""
-        found = cls([], [])
-        for text in texts:
-            found.texts.append(text.continuation)
-            found.log_probabilities.append(text.log_probability)
-            found.ended.append(text.ended)
-        return found
+        texts = list(texts)
+        return cls(
+            [text.continuation for text in texts],
+            [text.log_probability for text in texts],
+            [text.ended for text in texts],
+        )
 
     def columns(self) -> Mapping[str, Any]:
         return {"texts": self.texts, "log_probabilities": self.log_probabilities}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import gin
@@ -75,27 +75,30 @@ class TitleRecommendationJob(RecommendationJob):
             sources = [row["source"] for row in rows]
             scores = SharedTitles(towers.retriever(), trie, texts).item_scores(sources)
         longest = max(evaluation.ks)
-        k = min(longest, len(trie))
 
-        def items(requests: Sequence[TextRequest]) -> list[tuple[list[int], list[float]]]:
-            found = generator.recommend(requests, trie, k, item_scores=scores)
-            # Several items may share a title.
-            return [_items(titles, min(longest, len(texts))) for titles in found]
+        def top(requests: Sequence[TextRequest]) -> tuple[np.ndarray, np.ndarray]:
+            """Items in the order of their titles and the scores of these, `[n, k]` both."""
+            k = min(longest, len(trie))
+            titles = generator.recommend(requests, trie, k, item_scores=scores)
+            shape = len(rows), min(longest, len(texts))
+            items, of_items = np.full(shape, -1, np.int64), np.full(shape, -np.inf, np.float32)
+            for row, of_row in enumerate(titles):
+                # Several items may share a title.
+                pairs = [(i, t.score) for t in of_row for i in t.indices][: shape[1]]
+                for place, pair in enumerate(pairs):
+                    items[row, place], of_items[row, place] = pair
+            return items, of_items
 
-        of_all = items(requests)
-        of_new = items(
-            [
-                request._replace(seen=named_items(row).tolist())
-                for request, row in zip(requests, rows, strict=True)
-            ]
-        )
+        of_all, _ = top(requests)
+        named = [named_items(row).tolist() for row in rows]
+        new = [request._replace(seen=seen) for request, seen in zip(requests, named, strict=True)]
+        top_items, scores_of_items = top(new)
         targets = target_items(rows)
-        top_items = np.array([items for items, _ in of_new])
         return RecommendationPredictions(
             rows=rows,
-            top_items=top_items.astype(np.int64),
-            scores=np.array([score for _, score in of_new]).astype(np.float32),
-            ranks=ranking.target_ranks(np.array([items for items, _ in of_all]), targets),
+            top_items=top_items,
+            scores=scores_of_items,
+            ranks=ranking.target_ranks(of_all, targets),
             new_ranks=ranking.target_ranks(top_items, targets),
             language=language,
         )
@@ -109,13 +112,6 @@ class TitleRecommendationJob(RecommendationJob):
 
     def may_be_asked_of(self, settings: TaskSettings) -> bool:
         return super().may_be_asked_of(settings) and settings.writing in NAMING
-
-
-def _items(titles: Sequence[Any], k: int) -> tuple[list[int], list[float]]:
-    """k items of titles in their order, all that share one; -1 where there are fewer."""
-    found = [(item, title.score) for title in titles for item in title.indices][:k]
-    found += [(-1, -np.inf)] * (k - len(found))
-    return [item for item, _ in found], [score for _, score in found]
 
 
 class SharedTitles:
@@ -138,21 +134,20 @@ class SharedTitles:
         if len(self._shared):
             self._index = retriever.index([texts[index] for index in self._shared], task)
 
-    def item_scores(self, histories: Sequence[Sequence[str]]) -> list[ItemScores] | None:
-        """Per history what orders items of one title; None where no title is shared.
+    def item_scores(self, histories: Sequence[Sequence[str]]) -> ItemScores | None:
+        """What orders items of one title; None where no title is shared.
 
         Args:
-          histories: as for `Retriever.embed_users`.
+          histories: of the requests, as for `Retriever.embed_users`.
         """
         if not len(self._shared) or not histories:
             return None
         tasks = None if self._task is None else [self._task] * len(histories)
-        return [self._scores(user) for user in self._retriever.embed_users(histories, tasks)]
+        users = self._retriever.embed_users(histories, tasks)
 
-    def _scores(self, user: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-        def scores(indices: np.ndarray) -> np.ndarray:
+        def scores(request: int, indices: np.ndarray) -> np.ndarray:
             places = np.searchsorted(self._shared, indices)
-            return self._index.similarities(user[None], places[None])[0]
+            return self._index.similarities(users[request][None], places[None])[0]
 
         return scores
 

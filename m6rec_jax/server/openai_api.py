@@ -18,7 +18,7 @@ from m6rec_jax.dialogue.state import SYSTEM, USER
 from m6rec_jax.engine.decoding.text_decoding import TextOptions
 from m6rec_jax.engine.task_settings import dialogue_part
 from m6rec_jax.jobs.answering import Accepted
-from m6rec_jax.jobs.conversation import Answer, Conversation
+from m6rec_jax.jobs.conversation import Answer, Conversation, Dialogue
 from m6rec_jax.requests.request import RejectedRow
 from m6rec_jax.server import schemas
 from m6rec_jax.server.asking import Asking, Server, asking, events
@@ -268,7 +268,7 @@ def _conversation(snapshot: Snapshot, body: schemas.Chat) -> Conversation:
     return snapshot.conversation
 
 
-def _dialogue(conversation: Conversation, body: schemas.Chat) -> Conversation:
+def _dialogue(conversation: Conversation, body: schemas.Chat) -> Dialogue:
     """What was said so far."""
     known = [m.text for m in body.messages if m.role in ("system", "developer")]
     turns = [

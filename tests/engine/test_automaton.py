@@ -106,7 +106,7 @@ def test_choices_after_a_prefix_end_in_their_room(
     prefixes = {text[:n] for text in texts for n in range(len(text) + 1)}
     random = np.random.default_rng(seed)
     # Beside a source that writes freely.
-    automaton = graphs_of_choices([None, TextChoices(parts)], 2)._replace(
+    automaton = graphs_of_choices([None, TextChoices(parts)], range(2))._replace(
         free=all_but_pad(VOCAB).free
     )
     node, text = automaton.start_nodes(2), ()

@@ -53,8 +53,10 @@ def toy(
 ) -> Decoded:
     number, length = prefix_ids.shape
     cache = language.start(1, number) if alike else language.start(number)
-    seeds = None if options is None else jnp.arange(number, dtype=jnp.uint32)
-    slots = Slots.of(cache, automaton, prefix_ids, seeds, options)
+    features = {"prefix_ids": prefix_ids}
+    if options is not None:
+        features |= {"seed": jnp.arange(number, dtype=jnp.uint32), **options._asdict()}
+    slots = Slots.of(cache, automaton, features)
     active = jnp.ones(number, bool)
     slots, written = advance(language.step, slots, automaton, active, length)
     ended = (written.tokens == EOS_ID).any(axis=1)

@@ -1,5 +1,6 @@
 """Learning what features of candidates are worth."""
 
+import msgspec
 import numpy as np
 import pytest
 from scipy.optimize import minimize
@@ -53,6 +54,6 @@ def test_weights_are_kept_by_name() -> None:
     assert weights.known["similarity"] == 1.0
     assert weights.new["offset"] == vector[-1]
     np.testing.assert_array_equal(weights.vector(), vector)
-    kept = RankingWeights.from_json({"known": weights.known, "new": weights.new, "rows": 3})
+    kept = msgspec.convert({"known": weights.known, "new": weights.new, "rows": 3}, RankingWeights)
     assert kept == weights
     assert UNLEARNT.vector()[0] == 5.0

@@ -26,11 +26,15 @@ def test_every_item_is_under_its_title(trie, shop_vocabulary):
 
 
 def test_scores_order_items_that_share_a_title(trie):
-    scores = np.zeros(14)
-    assert trie.indices(2, scores.take) == [2, 12, 13]
-    scores[[2, 12, 13]] = [0.1, 0.3, 0.2]
-    assert trie.indices(2, scores.take) == [12, 13, 2]
-    assert trie.indices(3, scores.take) == [3]
+    scores = np.zeros((2, 14))
+    scores[1, [2, 12, 13]] = [0.1, 0.3, 0.2]
+
+    def of_request(request, items):
+        return scores[request, items]
+
+    assert trie.indices(2, of_request, 0) == [2, 12, 13]
+    assert trie.indices(2, of_request, 1) == [12, 13, 2]
+    assert trie.indices(3, of_request, 1) == [3]
 
 
 def test_long_titles_are_cut_and_may_then_be_shared(shop_vocabulary):

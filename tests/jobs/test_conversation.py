@@ -105,12 +105,12 @@ class FilmModel(Model):
 def test_replies_read_the_turns_so_far():
     history = ["24 years old", "", "liked X"]
     conversation = Conversation(CATALOGUE, replies=Model(), history=history)
-    conversation.hear("Hello  there")
+    conversation.dialogue.hear("Hello  there")
     known = ["24 years old", "liked X"]
-    assert conversation.reply_source() == [*known, "USER: Hello there"]
+    assert conversation.source(conversation.dialogue) == [*known, "USER: Hello there"]
     answer = conversation.answer("More?")
     said = ["USER: Hello there", "USER: More?", f"SYSTEM: {answer.reply}"]
-    assert conversation.reply_source() == [*known, *said]
+    assert conversation.source(conversation.dialogue) == [*known, *said]
     assert answer.written is None
 
 
@@ -118,12 +118,12 @@ def test_only_the_latest_turns_are_read():
     for limits in ({"max_turns": 2}, {"trained_turns": 2}, {"max_turns": 2, "trained_turns": 9}):
         conversation = Conversation(CATALOGUE, **limits)
         for text in ("a", "b", "c"):
-            conversation.hear(text)
-        assert conversation.reply_source() == ["", "USER: b", "USER: c"]
+            conversation.dialogue.hear(text)
+        assert conversation.source(conversation.dialogue) == ["", "USER: b", "USER: c"]
     conversation = Conversation(CATALOGUE)
     for text in ("a", "b"):
-        conversation.hear(text)
-    assert conversation.reply_source() == ["", "USER: a", "USER: b"]
+        conversation.dialogue.hear(text)
+    assert conversation.source(conversation.dialogue) == ["", "USER: a", "USER: b"]
 
 
 def test_what_was_named_is_not_recommended():
@@ -136,7 +136,7 @@ def test_what_was_named_is_not_recommended():
     assert titles.seen == retrieval.seen == [{0}]
     assert answer.written.titles == answer.retrieved.titles == ["Heat (1995)"]
     # Films of one title are ordered by the towers, where the model has them.
-    assert titles.item_scores[0](np.array([4])) == -4e-6
+    assert titles.item_scores(0, np.array([4])) == -4e-6
     assert titles.sources[0][-1] == "SYSTEM recommends"
     # The reply named both films of one name, and the recommendation one of them.
     answer = conversation.answer("And else?")
@@ -215,9 +215,9 @@ def test_acts():
 def test_not_that_old_is_newer_than_what_was_named_last():
     conversation = Conversation(FILMS, titles=FilmModel())
     conversation.answer("I liked Heat (1986)")
-    conversation.state.latest = [2]
-    conversation.hear("Not that old, please")
-    assert conversation.state.wishes == (Years(1987),)
+    conversation.dialogue.state.latest = [2]
+    conversation.dialogue.hear("Not that old, please")
+    assert conversation.dialogue.state.wishes == (Years(1987),)
 
 
 def test_a_certificate_keeps_films_from_children():
@@ -227,8 +227,11 @@ def test_a_certificate_keeps_films_from_children():
     items, titles = [*films.ITEMS, rude, twin], [*films.TITLES, "Rude", films.TITLES[5]]
     catalogue = ConversationCatalogue(titles, titles, titles, items, [1] * 13 + [2])
     conversation = Conversation(catalogue, titles=FilmModel())
-    conversation.hear("for my kids")
-    offered = [items[place].id for place in np.flatnonzero(conversation.obeying().allowed)]
+    conversation.dialogue.hear("for my kids")
+    offered = [
+        items[place].id
+        for place in np.flatnonzero(conversation.obeying(conversation.dialogue).allowed)
+    ]
     assert "twin" in offered
     assert not {"rude", films.ITEMS[5].id} & set(offered)
 
@@ -287,14 +290,14 @@ def test_what_is_named_together_is_recommended(read_liked):
     answer = conversation.answer("I liked Heat (1995)")
     assert answer.retrieved.titles == ["Big (1988)", "Alien (1979)"]
     # What was named and offered is out; both come to their turn.
-    assert set(conversation.named) == {1, 2, 3, 4}
+    assert set(conversation.dialogue.state.named) == {1, 2, 3, 4}
     assert conversation.answer("Others?").retrieved.titles == ["Fargo (1996)"]
     # Nor does what the user had come again, however often it is named beside.
     had = Conversation(
         CATALOGUE, retrieval=model, reranker=reranker, read_liked=read_liked, num_items=2, past=[4]
     )
     assert had.answer("I liked Heat (1995)").retrieved.titles[0] == "Alien (1979)"
-    assert 4 not in had.named
+    assert 4 not in had.dialogue.state.named
 
 
 def write_films(folder):
@@ -348,7 +351,7 @@ def test_rows_of_training_and_dialogues_in_use_read_the_same(tmp_path):
     model = Conversation(catalogue, replies=Model(), trained_turns=3, named_items=2)
     for number in (1, 3, 5):
         in_use = model.resumed(said[:number])
-        assert rows[f"t/{number}"] == in_use.reply_source()
+        assert rows[f"t/{number}"] == model.source(in_use)
     assert rows["t/5"] == [
         *("", "USER: A comedy by Penny Marshall, please", "SYSTEM: See Big (1988) or Heat (1986)"),
         *("Big: comedy, romance, by Penny Marshall, 1988", "Heat: action, by Dick Richards, 1986"),

@@ -26,7 +26,7 @@ import numpy as np
 
 from m6rec_jax.engine.decoding.automaton import Automaton
 from m6rec_jax.engine.decoding.generation import TextEngine, TextRequest
-from m6rec_jax.engine.decoding.graphs import EDGES, NODES, TextChoices, graphs_of_choices
+from m6rec_jax.engine.decoding.graphs import graphs_of_choices
 from m6rec_jax.engine.decoding.sampling import SamplingOptions
 from m6rec_jax.engine.decoding.slots import FREE, Slots, Written, advance, model_step
 from m6rec_jax.engine.decoding.stream import GenerationStream
@@ -34,8 +34,7 @@ from m6rec_jax.engine.engine import EngineOptions, Variables, encoded_source
 from m6rec_jax.engine.programs.runtime import smallest_that_fits
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model import Encoded, M6Rec
-from m6rec_jax.model.decoder_cache import DecoderCache
-from m6rec_jax.text.vocabulary import PAD_ID, Vocabulary
+from m6rec_jax.text.vocabulary import Vocabulary
 
 Array = jax.Array
 logger = logging.getLogger(__name__)
@@ -83,16 +82,12 @@ class ContinuousGenerator(TextEngine):
         self._row_counts = self._runtime.batch_sizes(counts)
         self._join_sizes = self._runtime.batch_sizes(_JOIN_SIZES)
         self.num_slots = self._row_counts[-1]
-        # Columns of the encoder's output for each source bucket: soft prompts come first.
-        self._widths = [model.config.prompts.num_prompts + size for size in self._source_buckets]
+        # Columns of the encoder's output: soft prompts come first.
+        width = model.config.prompts.num_prompts + options.source_length
         program = self._runtime.program
         self._join = program(join, model, donate=(1,))
-        self._put_graph = program(put_graph, donate=(0,))
-        self._advance = {
-            width: program(advance_some, model, _STEPS_PER_CALL, width, donate=(1,))
-            for width in self._widths
-        }
-        self._start = program(empty_slots, model, self.num_slots, self.max_tokens, self._widths[-1])
+        self._advance = program(advance_some, model, _STEPS_PER_CALL, donate=(1,))
+        self._start = program(empty_slots, model, self.num_slots, self.max_tokens, width)
         self._state: _State | None = None  # made at the first step
         self._column = 0
         self._running: list[GenerationStream] = []
@@ -150,10 +145,8 @@ class ContinuousGenerator(TextEngine):
             for bucket in self._source_buckets:
                 for size in self._join_sizes:
                     self._let_into_slots([], bucket, size)
-            self._send_graph(TextChoices(()), self.num_slots)
-            for width in self._widths:
-                for count in self._row_counts:
-                    self._take_steps([], width, count)
+            for count in self._row_counts:
+                self._take_steps([], count)
 
     def step(self) -> bool:
         """Lets requests in, takes a few steps; returns whether there is more to do."""
@@ -197,34 +190,28 @@ class ContinuousGenerator(TextEngine):
         bucket = smallest_that_fits(longest, self._source_buckets)
         for stream in streams:
             stream.slot = self._free.pop()
-            stream.width = self._widths[self._source_buckets.index(bucket)]
         self._running += streams
         self._let_into_slots(streams, bucket, smallest_that_fits(number, self._join_sizes))
-        for stream in streams:
-            if (choices := stream.prepared.request.choices) is not None:
-                self._send_graph(choices, stream.slot)
 
     def _let_into_slots(self, streams: Sequence[GenerationStream], bucket: int, size: int) -> None:
         """Puts texts into their slots, rows of padding into none."""
         if self._state is None:
             slots, task_ids = self._start(self._decoding_variables())
-            graphs = self._whole(graphs_of_choices((), self.num_slots))
-            self._state = _State(slots, task_ids, graphs)
+            graphs = graphs_of_choices((), range(self.num_slots))
+            self._state = _State(slots, task_ids, self._whole(graphs))
         texts = [stream.prepared for stream in streams]
         batch = self._columns(texts, size)
         places = np.full((2, size), self.num_slots, np.int32)
         for row, stream in enumerate(streams):
             places[:, row] = stream.slot, stream.limit
         batch["places"], batch["limit"] = places
+        choices = [text.request.choices for text in texts]
+        graphs = self._whole(graphs_of_choices(choices, batch["places"].tolist()))
         with self._segments_held():
             sources, settings = [text.source for text in texts], [text.settings for text in texts]
             batch |= self._history_batch(sources, settings, bucket, size)
-            self._state = self._join(self._decoding_variables(), self._state, self._placed(batch))
-
-    def _send_graph(self, choices: TextChoices, slot: int) -> None:
-        assert self._state is not None
-        graph = self._whole(graphs_of_choices([choices], 1, first=slot))
-        self._state = self._put_graph(self._state, graph, np.int32(slot))
+            placed = self._placed(batch)
+            self._state = self._join(self._decoding_variables(), self._state, placed, graphs)
 
     def _whole(self, automaton: Automaton) -> Automaton:
         placed: Automaton = jax.tree.map(self._runtime.place_whole, automaton)
@@ -234,20 +221,19 @@ class ContinuousGenerator(TextEngine):
         """Takes steps with all texts under way, and hands on what they say."""
         running = sorted(self._running, key=lambda stream: stream.slot)
         count = smallest_that_fits(len(running), self._row_counts)
-        tokens, gained = self._take_steps(running, max(one.width for one in running), count)
+        tokens, gained = self._take_steps(running, count)
         for stream, new, scores in zip(running, tokens.tolist(), gained.tolist(), strict=True):
             stream.add(new, scores)
             if stream.finish_reason is not None:
                 self._release(stream)
 
     def _take_steps(
-        self, running: Sequence[GenerationStream], width: int, count: int
+        self, running: Sequence[GenerationStream], count: int
     ) -> tuple[np.ndarray, np.ndarray]:
         """Tokens and their log probabilities, `[running, steps]` both.
 
         Args:
           running: texts under way, by their slots.
-          width: columns of the sources that are read.
           count: rows to take part, at least the running ones.
         """
         slots = [stream.slot for stream in running]
@@ -259,7 +245,7 @@ class ContinuousGenerator(TextEngine):
         active[places] = True
         assert self._state is not None
         batch = self._runtime.place_shared({"rows": np.array(rows, np.int32), "active": active})
-        self._state, written = self._advance[width](
+        self._state, written = self._advance(
             self._decoding_variables(),
             self._state,
             batch,
@@ -281,25 +267,23 @@ def empty_slots(
     cache: Any = model.apply(
         variables, encoded, numbers, max_length=length, method=model.start_decoding
     )
-    slots = Slots(
-        cache,
-        given=jnp.full((num_slots, length), FREE, jnp.int32),
-        limit=numbers,
-        node=numbers,
-        last=numbers,
-        position=numbers,
-        seed=numbers.astype(jnp.uint32),
-        sampling=SamplingOptions(floats, numbers, floats),
-    )
-    return slots, numbers
+    nothing = {
+        "prefix_ids": jnp.full((num_slots, length), FREE, jnp.int32),
+        "seed": numbers.astype(jnp.uint32),
+        **SamplingOptions(floats, numbers, floats)._asdict(),
+    }
+    return Slots.of(cache, Automaton(), nothing)._replace(position=numbers), numbers
 
 
-def join(model: M6Rec, variables: Variables, state: _State, batch: Mapping[str, Array]) -> _State:
+def join(
+    model: M6Rec, variables: Variables, state: _State, batch: Mapping[str, Array], graphs: Automaton
+) -> _State:
     """Encodes sources into slots, and puts what their texts begin with there.
 
     Args:
       batch: of `Engine._history_batch` and `TextEngine._columns`, `[size, ...]`; `limit` int32
         `[size]`, and `places`, slots, those past the last one going nowhere.
+      graphs: of `graphs_of_choices` for these places.
     """
     new: Any = model.apply(
         variables,
@@ -317,43 +301,30 @@ def join(model: M6Rec, variables: Variables, state: _State, batch: Mapping[str, 
     def put(old: Array, values: Array) -> Array:
         return old.at[places].set(values, mode="drop")
 
-    slots, cache, zeros = state.slots, state.slots.cache, jnp.zeros_like(places)
+    def put_graphs(name: str) -> Array:
+        values = getattr(graphs, name).reshape(len(places), -1)
+        old = getattr(state.automaton, name).reshape(-1, values.shape[1])
+        return put(old, values).reshape(-1)
+
+    slots, cache = state.slots, state.slots.cache
     mask = jnp.pad(new.source_mask, ((0, 0), (0, cache.source_mask.shape[1] - width)))
-    begun = Slots(
-        None,
-        given=batch["prefix_ids"],
-        limit=batch["limit"],
-        node=zeros - 1,  # without a graph, until it comes
-        last=jnp.full_like(places, PAD_ID),  # [BOS]
-        position=zeros,
-        seed=batch["seed"],
-        sampling=SamplingOptions(*(batch[name] for name in SamplingOptions._fields)),
-    )
+    begun = Slots.of(None, graphs, batch)
+    begun = begun._replace(limit=batch["limit"], position=jnp.zeros_like(places))
     cache = cache._replace(
         source=jax.tree.map(put_source, cache.source, new.source),
         source_mask=put(cache.source_mask, mask),
     )
-    slots = jax.tree.map(put, slots._replace(cache=None), begun)._replace(cache=cache)
-    return state._replace(slots=slots, task_ids=put(state.task_ids, batch["task_ids"][:, 0]))
-
-
-def put_graph(state: _State, graph: Automaton, slot: Array) -> _State:
-    """Puts the graph of one text into its slot; past the last one it goes nowhere."""
-    sizes = {"first_edge": NODES, "token": EDGES, "target": EDGES, "rest": NODES}
-    arrays = {}
-    for name, size in sizes.items():
-        old = getattr(state.automaton, name).reshape(-1, size)
-        arrays[name] = old.at[slot].set(getattr(graph, name), mode="drop").reshape(-1)
-    node = state.slots.node.at[slot].set(graph.start[0], mode="drop")
-    return state._replace(
-        slots=state.slots._replace(node=node), automaton=state.automaton._replace(**arrays)
+    names = ("first_edge", "token", "target", "rest")
+    return _State(
+        jax.tree.map(put, slots._replace(cache=None), begun)._replace(cache=cache),
+        put(state.task_ids, batch["task_ids"][:, 0]),
+        state.automaton._replace(**{name: put_graphs(name) for name in names}),
     )
 
 
 def advance_some(
     model: M6Rec,
     num_steps: int,
-    width: int,
     variables: Variables,
     state: _State,
     batch: Mapping[str, Array],
@@ -366,33 +337,29 @@ def advance_some(
       batch: `rows`, slots that take part; where they are all, in order; `active` of `advance`.
       free: see `Automaton`.
       column, num_steps: see `advance`.
-      width: columns of the sources that are read.
     """
     rows, slots = batch["rows"], state.slots
     are_all = rows.shape[0] == slots.cache.num_rows
 
     def taken(array: Array) -> Array:
-        return array if are_all else array[rows]
-
-    def taken_of_cache(array: Array) -> Array:
-        return array if are_all else jnp.take(array, rows, axis=-4)
+        return array if are_all else array[(*_before_rows(array), rows)]
 
     def put(old: Array, new: Array) -> Array:
         return new if are_all else old.at[(*_before_rows(old), rows)].set(new)
 
-    cache = DecoderCache(
-        jax.tree.map(taken_of_cache, slots.cache.past),
-        jax.tree.map(lambda array: taken_of_cache(array)[..., :width, :], slots.cache.source),
-        taken(slots.cache.source_mask)[:, :width],
-    )
-    some = jax.tree.map(taken, slots._replace(cache=None))._replace(cache=cache)
     step = model_step(model, variables, taken(state.task_ids))
-    automaton = state.automaton._replace(free=free)
-    some, written = advance(step, some, automaton, batch["active"], num_steps, column)
+    some, written = advance(
+        step,
+        jax.tree.map(taken, slots),
+        state.automaton._replace(free=free),
+        batch["active"],
+        num_steps,
+        column,
+    )
+    # The sources stay as they are.
     past = jax.tree.map(put, slots.cache.past, some.cache.past)
     others = jax.tree.map(put, slots._replace(cache=None), some._replace(cache=None))
-    slots = others._replace(cache=slots.cache._replace(past=past))
-    return state._replace(slots=slots), written
+    return state._replace(slots=others._replace(cache=slots.cache._replace(past=past))), written
 
 
 def _before_rows(array: Array) -> tuple[slice, ...]:

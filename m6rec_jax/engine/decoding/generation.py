@@ -143,8 +143,8 @@ def generate(
       num_texts: per source; more than one of beam search alone.
       variables: of the model.
       features: those of `encoded_source`, `task_ids` `[sources, 1]`, `prefix_ids` `[sources,
-        length]`; 'sample' reads `seed` and the fields of `SamplingOptions` `[sources]`; `seen` may
-        be what the automaton calls excluded, `[sources, width]`.
+        length]`, and of 'sample' the others of `Slots.of`, `[sources]`; `seen` may be what the
+        automaton calls excluded, `[sources, width]`.
       automaton: what may be written.
       length_penalty: of beam search.
     """
@@ -165,11 +165,7 @@ def generate(
             step, cache, prefix_ids, automaton, num_beams=num_texts, length_penalty=length_penalty
         )
         return GeneratedBatch(*beams[:4], automaton.entries(beams.node))
-    seeds = sampling = None
-    if verb == "sample":
-        seeds = features["seed"]
-        sampling = SamplingOptions(*(features[name] for name in SamplingOptions._fields))
-    slots = Slots.of(cache, automaton, prefix_ids, seeds, sampling)
+    slots = Slots.of(cache, automaton, features)
     active = jnp.ones(prefix_ids.shape[:1], bool)
     slots, written = advance(step, slots, automaton, active, prefix_ids.shape[1])
     scores = written.gained.sum(axis=1)[:, None]
@@ -239,8 +235,8 @@ class Generator(TextEngine):
     ) -> list[GeneratedText]:
         """One text for each request: its likeliest tokens, or drawn as it says."""
         is_sampled = any(request.sampling.temperature for request in requests)
-        found = self._generate("sample" if is_sampled else "greedy", 1, requests, trie)
-        return [texts[0] for texts in found]
+        texts = self._generate("sample" if is_sampled else "greedy", 1, requests, trie)
+        return [of_request[0] for of_request in texts]
 
     def beam_search(
         self,
@@ -272,7 +268,7 @@ class Generator(TextEngine):
         k: int,
         *,
         num_beams: int | None = None,
-        item_scores: Sequence[ItemScores] | None = None,
+        item_scores: ItemScores | None = None,
     ) -> list[list[RecommendedTitle]]:
         """The k likeliest titles of a catalogue per request; fewer where the trie has fewer.
 
@@ -280,26 +276,20 @@ class Generator(TextEngine):
           requests, trie: see the class.
           k: how many titles.
           num_beams: at least k; more miss fewer titles. None: k.
-          item_scores: per request, what orders items that share a title, such as the retriever's
-            similarities; None: the catalogue's order.
+          item_scores: what orders items that share a title, such as the retriever's similarities;
+            None: the catalogue's order.
         """
         # Titles are ranked by their probability.
-        found = self.beam_search(requests, num_beams=num_beams or k, length_penalty=0.0, trie=trie)
-        results = []
-        for number, (request, texts) in enumerate(zip(requests, found, strict=True)):
-            scores = None if item_scores is None else item_scores[number]
-            seen = set(request.seen)
-            results.append(
-                [
-                    RecommendedTitle(
-                        trie.titles[text.entry],
-                        text.score,
-                        [item for item in trie.indices(text.entry, scores) if item not in seen],
-                    )
-                    for text in texts[:k]
-                    if text.entry is not None
-                ]
-            )
+        beams = self.beam_search(requests, num_beams=num_beams or k, length_penalty=0.0, trie=trie)
+        results: list[list[RecommendedTitle]] = []
+        for number, (request, texts) in enumerate(zip(requests, beams, strict=True)):
+            seen, titles = set(request.seen), list[RecommendedTitle]()
+            for text in texts[:k]:
+                if text.entry is not None:
+                    items = trie.indices(text.entry, item_scores, number)
+                    left = [item for item in items if item not in seen]
+                    titles.append(RecommendedTitle(trie.titles[text.entry], text.score, left))
+            results.append(titles)
         return results
 
     def _generate(
@@ -332,7 +322,8 @@ class Generator(TextEngine):
             automaton = self._any_text if trie is None else trie.automaton
             if has_choices:
                 choices = [text.request.choices for text in batch_texts]
-                automaton = graphs_of_choices(choices, size)._replace(free=automaton.free)
+                graphs = graphs_of_choices(choices, range(size))
+                automaton = graphs._replace(free=automaton.free)
             with self._segments_held():
                 sources, settings = zip(*((t.source, t.settings) for t in batch_texts), strict=True)
                 batch |= self._history_batch(sources, settings, bucket, size)

@@ -153,25 +153,22 @@ class TextChoices:
         return (*places, (len(self._parts), 0, 0))
 
 
-def graphs_of_choices(
-    choices: Sequence[TextChoices | None], size: int, first: int = 0
-) -> Automaton:
+def graphs_of_choices(choices: Sequence[TextChoices | None], places: Sequence[int]) -> Automaton:
     """The graphs of several sources, on the host; they are to write freely where there is none.
 
     Args:
-      choices: of the sources, at most `size`.
-      size: how many graphs there is room for.
-      first: the number of the first source among those that share arrays on the device.
+      choices: of the sources, at most as many as places.
+      places: where each graph goes among those that share arrays on the device.
     """
-    first_edge, rest = np.zeros((2, size, NODES), np.int32)
-    token, target = np.zeros((2, size, EDGES), np.int32)
-    start = np.full(size, FREELY, np.int32)
-    for row, one in enumerate(choices):
+    first_edge, rest = np.zeros((2, len(places), NODES), np.int32)
+    token, target = np.zeros((2, len(places), EDGES), np.int32)
+    start = np.full(len(places), FREELY, np.int32)
+    for row, (one, place) in enumerate(zip(choices, places, strict=False)):
         if one is None:
             continue
         nodes, edges = len(one.rest), len(one.token)
-        start[row] = (first + row) * NODES
-        first_edge[row, : nodes + 1] = one.first_edge + (first + row) * EDGES
+        start[row] = place * NODES
+        first_edge[row, : nodes + 1] = one.first_edge + place * EDGES
         token[row, :edges], target[row, :edges] = one.token, one.target + start[row]
         rest[row, :nodes] = one.rest
     return Automaton(

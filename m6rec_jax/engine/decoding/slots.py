@@ -1,6 +1,6 @@
 """The decode step, one token per row: texts of unlike lengths share every step.
 
-    slots = Slots.of(cache, automaton, prefix_ids, ...)        # one slot for each text
+    slots = Slots.of(cache, automaton, features)        # one slot for each text
     slots, written = advance(step, slots, automaton, active, num_steps)
 
 A batch of texts runs to its end in one call. Texts that come at any time share slots on the device
@@ -79,32 +79,28 @@ class Slots(NamedTuple):
     sampling: SamplingOptions | None = None
 
     @classmethod
-    def of(
-        cls,
-        cache: Any,
-        automaton: Automaton,
-        prefix_ids: Array,
-        seeds: Array | None = None,
-        sampling: SamplingOptions | None = None,
-    ) -> Slots:
+    def of(cls, cache: Any, automaton: Automaton, features: Mapping[str, Array]) -> Slots:
         """Texts that begin together, one for each source.
 
         Args:
           cache: of no position yet, with room for the length of the prefixes.
           automaton: what the sources may write.
-          prefix_ids: int32 `[sources, length]`, see `given`. A row of padding is given `[EOS]` and
-            ends at once.
-          seeds, sampling: see `seed`.
+          features: `prefix_ids` int32 `[sources, length]`, see `given`; a row of padding is given
+            `[EOS]` and ends at once. `seed` and the fields of `SamplingOptions` where texts are
+            drawn.
         """
-        rows, length = prefix_ids.shape
+        rows, length = features["prefix_ids"].shape
+        sampling = None
+        if "seed" in features:
+            sampling = SamplingOptions(*(features[name] for name in SamplingOptions._fields))
         return cls(
             cache,
-            prefix_ids,
+            features["prefix_ids"],
             jnp.full((rows,), length, jnp.int32),
             automaton.start_nodes(rows),
             jnp.full((rows,), PAD_ID, jnp.int32),  # [BOS]
             jnp.int32(0),
-            seeds,
+            features.get("seed"),
             sampling,
         )
 

@@ -81,7 +81,7 @@ class GenerationStream:
       num_tokens: generated so far, after the prefix, `[EOS]` included.
       finish_reason: None while it grows, then 'stop' (`[EOS]` or a stop text), 'length',
         'cancelled' or 'error'.
-      slot, width: where the generator holds it, and how many columns of its source are read there.
+      slot: where the generator holds it.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class GenerationStream:
     ) -> None:
         self._vocabulary, self._stop = vocabulary, stop
         self.prepared, self.limit = prepared, limit
-        self.slot = self.width = -1
+        self.slot = -1
         self.finish_reason: str | None = None
         self.is_cancelled = False
         self._pieces = collections.deque[str]()

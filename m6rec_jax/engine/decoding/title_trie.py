@@ -21,8 +21,8 @@ from m6rec_jax.engine.index.catalogue_index import excluded_widths
 from m6rec_jax.errors import DataError
 from m6rec_jax.text.vocabulary import Vocabulary
 
-# From indices into the catalogue to scores.
-ItemScores = Callable[[np.ndarray], np.ndarray]
+# From the number of a request and indices into the catalogue to scores.
+ItemScores = Callable[[int, np.ndarray], np.ndarray]
 
 
 class TitleTrie:
@@ -117,13 +117,14 @@ class TitleTrie:
         shared = [items for items in self._items if len(items) > 1]
         return np.sort(np.concatenate(shared)) if shared else np.zeros(0, np.int64)
 
-    def indices(self, entry: int, scores: ItemScores | None = None) -> list[int]:
+    def indices(self, entry: int, scores: ItemScores | None = None, request: int = 0) -> list[int]:
         """Indices into the catalogue of all items that have this title.
 
-        Of `Automaton.entries`, best first by scores; equal ones, and None, leave the catalogue's
-        order.
+        Of `Automaton.entries`, best first by the scores of a request; equal ones, and None, leave
+        the catalogue's order.
         """
         items = self._items[entry]
-        if scores is None or len(items) == 1:
-            return [int(item) for item in items]
-        return [int(item) for item in items[np.argsort(-scores(items), kind="stable")]]
+        if scores is not None and len(items) > 1:
+            items = items[np.argsort(-scores(request, items), kind="stable")]
+        indices: list[int] = items.tolist()
+        return indices

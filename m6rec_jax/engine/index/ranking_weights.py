@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize
@@ -56,12 +55,6 @@ class RankingWeights:
             dict(zip(KNOWN, values[: len(KNOWN)], strict=True)),
             dict(zip(NEW, values[len(KNOWN) :], strict=True)),
         )
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> RankingWeights:
-        """Of what `dataclasses.asdict` gave; raises TypeError, KeyError or ValueError."""
-        own = ({str(n): float(v) for n, v in values[kind].items()} for kind in ("known", "new"))
-        return cls(*own)
 
 
 # Where nothing was learnt: a new item is one that stands near nothing.
