@@ -141,7 +141,7 @@ class Dialogue:
         return "ask" if nothing else "recommend"
 
 
-@gin.configurable(allowlist=["num_items", "num_beams", "max_turns"])
+@gin.configurable(allowlist=["num_items", "num_beams"])
 class Conversation:
     """What recommends in dialogues, and a dialogue with one user.
 
@@ -164,9 +164,8 @@ class Conversation:
         the dialogue; None: the retriever reads dialogues.
       num_items: recommended at a time, by each of the two ways.
       num_beams: of titles, at least `num_items`.
-      trained_turns: most turns of a dialogue in training; None: all.
+      max_turns: how many of the latest turns are read, as in training; None: all.
       named_items: of how many named items it is read what is known, at most, as in training.
-      max_turns: how many of the latest turns are read; None: as many as in training.
 
     Attributes:
       dialogue: that `answer` goes on with.
@@ -193,14 +192,13 @@ class Conversation:
         read_liked: Callable[[Sequence[int]], Read] | None = None,
         num_items: int = 3,
         num_beams: int = 10,
-        trained_turns: int | None = None,
-        named_items: int = 0,
         max_turns: int | None = None,
+        named_items: int = 0,
     ) -> None:
-        if not 1 <= num_items <= num_beams or (max_turns is not None and max_turns < 1):
+        if not 1 <= num_items <= num_beams:
             raise ConfigError(
-                f"a conversation needs max_turns = {max_turns} and num_items = {num_items} of at "
-                f"least 1, and num_beams = {num_beams} of at least num_items"
+                f"Conversation.num_items = {num_items} must be at least 1, and num_beams = "
+                f"{num_beams} at least num_items"
             )
         self.catalogue, self._batch_sizes = catalogue, batch_sizes
         self._read_liked, self._reranker = read_liked, reranker
@@ -211,7 +209,7 @@ class Conversation:
         number = len(catalogue.titles)
         self._num_items, self._num_beams = min(num_items, number), num_beams
         self._depth = min(max(self._num_items, reranker.depth if reranker else 0), number)
-        self._max_turns = trained_turns if max_turns is None else max_turns
+        self._max_turns, self._named_items = max_turns, named_items
         self._trie: TitleTrie | None = None
         self._index: CatalogueIndex | None = None
         if titles is not None:
@@ -228,7 +226,6 @@ class Conversation:
             )
         spoken = DialogueCatalogue(items, catalogue.names, words, catalogue.titles)
         self._reader, self._grammar = DialogueReader(spoken), ReplyGrammar(spoken)
-        self._named_items = named_items
         # Of items with one title the one that occurs most often is recommended.
         self._popularity = np.asarray(catalogue.popularity or [0] * number)
         order = np.argsort(self._popularity, kind="stable").tolist()

@@ -175,7 +175,7 @@ def open_conversation(
         repeats_count=known is not None and known.repeats_count,
         read_liked=None if of_dialogues else known or _LikedItems({}, folder, retriever),
         named_items=min((settings.named_items for settings in of_dialogues), default=0),
-        trained_turns=min((number for number in turns if number is not None), default=None),
+        max_turns=min((number for number in turns if number is not None), default=None),
     )
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from m6rec_jax.engine.decoding.sampling import SamplingOptions, keep_likeliest, sampler
+from m6rec_jax.engine.decoding.sampling import SamplingOptions, drawn, keep_likeliest
 from m6rec_jax.engine.decoding.text_decoding import Decoding, TextOptions
 
 VOCAB = 12
@@ -88,7 +88,7 @@ def test_top_p_is_taken_of_what_top_k_left() -> None:
 def test_frequencies(options: SamplingOptions, expected: Any) -> None:
     number = 20_000
     log_probs = jnp.tile(jnp.log(jnp.array([0.5, 0.3, 0.15, 0.05])), (number, 1))
-    tokens = jax.jit(lambda x, position: sampler(seeds(number), options)(x, position))(log_probs, 3)
+    tokens = jax.jit(drawn)(log_probs, 3, seeds(number), options)
     frequencies = np.bincount(tokens, minlength=4) / number
     np.testing.assert_allclose(frequencies, expected, atol=0.015)
     assert not frequencies[np.asarray(expected) == 0].any()
@@ -101,25 +101,36 @@ def test_every_row_may_have_options_of_its_own() -> None:
         jnp.tile(jnp.array([0, 2, 0]), 1000),
         jnp.tile(jnp.array([1.0, 1.0, 0.8]), 1000),
     )
-    tokens = np.asarray(sampler(seeds(3000), options)(log_probs, jnp.int32(0)))
+    tokens = np.asarray(drawn(log_probs, jnp.int32(0), seeds(3000), options))
     assert [set(tokens[row::3].tolist()) for row in range(3)] == [{0}, {0, 1}, {0, 1, 2}]
 
 
 def test_a_draw_depends_on_its_row_and_position_alone() -> None:
     rng = np.random.default_rng(0)
     log_probs = jnp.asarray(rng.normal(size=(6, 500)), jnp.float32)
-    draw = sampler(seeds(6), SamplingOptions(top_p=0.99))
-    tokens = np.asarray(draw(log_probs, jnp.int32(4)))
+
+    def draw(log_probs: Any, position: int, seeds: Any) -> Any:
+        return np.asarray(drawn(log_probs, jnp.int32(position), seeds, SamplingOptions(top_p=0.99)))
+
+    tokens = draw(log_probs, 4, seeds(6))
     others = jnp.asarray(rng.normal(size=(6, 500)), jnp.float32).at[2].set(log_probs[2])
-    assert draw(others, jnp.int32(4))[2] == tokens[2]
-    alone = sampler(seeds(6)[2:3], SamplingOptions(top_p=0.99))
-    assert alone(log_probs[2:3], jnp.int32(4))[0] == tokens[2]
-    assert (np.asarray(draw(log_probs, jnp.int32(5))) != tokens).any()
-    assert len(set(np.asarray(draw(jnp.tile(log_probs[:1], (6, 1)), jnp.int32(4))).tolist())) > 1
+    assert draw(others, 4, seeds(6))[2] == tokens[2]
+    assert draw(log_probs[2:3], 4, seeds(6)[2:3])[0] == tokens[2]
+    assert (draw(log_probs, 5, seeds(6)) != tokens).any()
+    assert len(set(draw(jnp.tile(log_probs[:1], (6, 1)), 4, seeds(6)).tolist())) > 1
 
 
-def test_the_least_share_keeps_a_token() -> None:
-    wanted = TextOptions(temperature=1.0, top_p=1e-50)
-    top_p = np.float32(Decoding().request([], "", "", (0,), wanted=wanted).sampling.top_p)
-    kept = keep_likeliest(np.array([[0.0, 2.0, 1.0]], np.float32), 0, top_p)
-    assert np.isfinite(np.asarray(kept)).tolist() == [[False, True, False]]
+@pytest.mark.parametrize(
+    ("decoding", "wanted"),
+    [
+        (Decoding(), TextOptions(temperature=1.0, top_p=1e-50)),
+        (Decoding("sample", top_p=1e-50), TextOptions()),
+        (Decoding("sample", temperature=1e-38), TextOptions()),
+        (Decoding(), TextOptions(temperature=1e-38)),
+    ],
+)
+def test_the_least_options_take_the_likeliest(decoding: Decoding, wanted: TextOptions) -> None:
+    """Though float32 would keep no token, or divide all by nearly nothing."""
+    sampling = decoding.request([], "", "", (0,), wanted=wanted).sampling
+    log_probs = jnp.log(jnp.array([[0.2, 0.5, 0.3]]))
+    assert drawn(log_probs, jnp.int32(0), seeds(1), SamplingOptions(*sampling)).tolist() == [1]

@@ -114,16 +114,13 @@ def test_replies_read_the_turns_so_far():
     assert answer.written is None
 
 
-def test_only_the_latest_turns_are_read():
-    for limits in ({"max_turns": 2}, {"trained_turns": 2}, {"max_turns": 2, "trained_turns": 9}):
-        conversation = Conversation(CATALOGUE, **limits)
-        for text in ("a", "b", "c"):
-            conversation.dialogue.hear(text)
-        assert conversation.source(conversation.dialogue) == ["", "USER: b", "USER: c"]
-    conversation = Conversation(CATALOGUE)
-    for text in ("a", "b"):
+@pytest.mark.parametrize(("max_turns", "number"), [(2, 2), (None, 3)])
+def test_only_the_latest_turns_are_read(max_turns, number):
+    conversation = Conversation(CATALOGUE, max_turns=max_turns)
+    for text in ("a", "b", "c"):
         conversation.dialogue.hear(text)
-    assert conversation.source(conversation.dialogue) == ["", "USER: a", "USER: b"]
+    turns = ["USER: a", "USER: b", "USER: c"]
+    assert conversation.source(conversation.dialogue) == ["", *turns[-number:]]
 
 
 def test_what_was_named_is_not_recommended():
@@ -348,7 +345,7 @@ def test_rows_of_training_and_dialogues_in_use_read_the_same(tmp_path):
         for part in ("train", "validation", "test")
         for row in read_rows(prepared, "replies", part)
     }
-    model = Conversation(catalogue, replies=Model(), trained_turns=3, named_items=2)
+    model = Conversation(catalogue, replies=Model(), max_turns=3, named_items=2)
     for number in (1, 3, 5):
         in_use = model.resumed(said[:number])
         assert rows[f"t/{number}"] == model.source(in_use)

@@ -52,48 +52,37 @@ def check_sampling(options: Any) -> None:
 # The likeliest token at each step.
 GREEDY = SamplingOptions(temperature=0.0)
 
-# Of log_probs `[rows, vocab]` and the position, of all rows or `[rows]`: tokens `[rows]`.
-Choose = Callable[[Array, Array], Array]
 
-
-def likeliest(log_probs: Array, position: Array) -> Array:
+def likeliest(log_probs: Array) -> Array:
     """The likeliest token of each row, of equals the first: `[rows, vocab]` to `[rows]`."""
-    del position
     # As a maximum and where it is: one pass that finds both is 15 times as slow on a CPU.
     best = jnp.max(log_probs, axis=-1, keepdims=True)
     places = jnp.arange(log_probs.shape[-1], dtype=jnp.int32)
     return jnp.min(jnp.where(log_probs == best, places, places[-1]), axis=-1)
 
 
-def sampler(seeds: Array, options: SamplingOptions) -> Choose:
-    """A choice of tokens.
+def drawn(log_probs: Array, position: Array, seeds: Array, options: SamplingOptions) -> Array:
+    """Tokens `[rows]`; the likeliest ones where the temperature is 0.
 
-    What a row draws depends on its seed (uint32 `[rows]`), the position and its own probabilities
-    alone, never on the rows beside it.
+    What a row draws depends on its seed (uint32 `[rows]`), the position (of all rows or `[rows]`)
+    and its own log_probs `[rows, vocab]` alone, never on the rows beside it.
     """
-    keys = jax.vmap(jax.random.key)(seeds)
-    temperature = _per_row(options.temperature)
-    cuts = jnp.any((jnp.asarray(options.top_k) > 0) | (jnp.asarray(options.top_p) < 1))
+    best, temperature = likeliest(log_probs), _per_row(options.temperature)
 
-    def draw(log_probs: Array, position: Array) -> Array:
+    def draw() -> Array:
         scaled = log_probs / jnp.where(temperature > 0, temperature, 1.0)
         kept = jax.lax.cond(
-            cuts,
+            jnp.any((jnp.asarray(options.top_k) > 0) | (jnp.asarray(options.top_p) < 1)),
             lambda: keep_likeliest(scaled, options.top_k, options.top_p),
             lambda: scaled,
         )
-        here = jax.vmap(jax.random.fold_in)(keys, jnp.broadcast_to(position, keys.shape))
-        return jax.vmap(jax.random.categorical)(here, kept).astype(jnp.int32)
+        keys = jax.vmap(jax.random.key)(seeds)
+        keys = jax.vmap(jax.random.fold_in)(keys, jnp.broadcast_to(position, keys.shape))
+        return jax.vmap(jax.random.categorical)(keys, kept).astype(jnp.int32)
 
-    def choose(log_probs: Array, position: Array) -> Array:
-        best = likeliest(log_probs, position)
-        # Random numbers for a whole vocabulary take longer than a small model's step.
-        drawn = jax.lax.cond(
-            jnp.any(temperature > 0), lambda: draw(log_probs, position), lambda: best
-        )
-        return jnp.where(temperature[..., 0] > 0, drawn, best)
-
-    return choose
+    # Random numbers for a whole vocabulary take longer than a small model's step.
+    tokens = jax.lax.cond(jnp.any(temperature > 0), draw, lambda: best)
+    return jnp.where(temperature[..., 0] > 0, tokens, best)
 
 
 def keep_likeliest(log_probs: Array, top_k: ArrayLike, top_p: ArrayLike) -> Array:

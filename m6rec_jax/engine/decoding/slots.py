@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from m6rec_jax.engine.decoding.automaton import Automaton
-from m6rec_jax.engine.decoding.sampling import Choose, SamplingOptions, likeliest, sampler
+from m6rec_jax.engine.decoding.sampling import SamplingOptions, drawn, likeliest
 from m6rec_jax.model import M6Rec
 from m6rec_jax.text.vocabulary import EOS_ID, PAD_ID
 
@@ -141,9 +141,6 @@ def advance(
       column: of the cache, where the first one goes.
     """
     rows, length = slots.given.shape
-    choose: Choose = likeliest
-    if slots.sampling is not None and slots.seed is not None:
-        choose = sampler(slots.seed, slots.sampling)
     nothing = Written(
         jnp.full((rows, num_steps), PAD_ID, jnp.int32),
         jnp.zeros((rows, num_steps), jnp.float32),
@@ -163,7 +160,11 @@ def advance(
         log_probs = automaton.mask(slots.node, jax.nn.log_softmax(logits, axis=-1), room)
         here = jnp.broadcast_to(position, (rows,))
         given = jnp.take_along_axis(slots.given, here[:, None], axis=1)[:, 0]
-        token, gained = _next_tokens(log_probs, choose(log_probs, position), given, done.ended)
+        if slots.seed is None or slots.sampling is None:
+            chosen = likeliest(log_probs)
+        else:
+            chosen = drawn(log_probs, position, slots.seed, slots.sampling)
+        token, gained = _next_tokens(log_probs, chosen, given, done.ended)
         node = automaton.advance(slots.node, token, given != FREE)
         position = slots.position + 1
         return slots._replace(cache=cache, node=node, last=token, position=position), Written(
@@ -180,10 +181,9 @@ def _next_tokens(
     log_probs: Array, chosen: Array, given: Array, ended: Array
 ) -> tuple[Array, Array]:
     """What comes next in each row, and the log probability that it adds, both `[rows]`."""
-    token = chosen.astype(jnp.int32)
-    gained = jnp.take_along_axis(log_probs, token[:, None], axis=-1)[:, 0]
+    gained = jnp.take_along_axis(log_probs, chosen[:, None], axis=-1)[:, 0]
     # No token may come: the row ends here, without any probability.
-    token = jnp.where(jnp.isneginf(gained), EOS_ID, token)
+    token = jnp.where(jnp.isneginf(gained), EOS_ID, chosen)
     # A prefix comes whatever the automaton says of it, and adds nothing to the score.
     token = jnp.where(given == FREE, token, given)
     counts = (given == FREE) & ~ended

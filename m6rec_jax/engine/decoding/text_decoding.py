@@ -35,10 +35,8 @@ class TextOptions:
     top_p: float | None = None
 
 
-# Requests with less take the likeliest token: float32 would overflow.
-_LEAST_TEMPERATURE = 1e-3
-# float32 would make smaller ones zero, and keep no token.
-_LEAST_TOP_P = 1e-6
+# Requests with less take the likeliest token.
+_LEAST_TEMPERATURE, _LEAST_TOP_P = 1e-3, 1e-6
 METHODS = ("greedy", "beam_search", "sample")
 
 
@@ -95,16 +93,16 @@ class Decoding:
             seed they decide what is sampled.
           wanted: by who asks.
         """
-        wanted, samples = wanted or TextOptions(), self.method == "sample"
-        temperature, top_p = wanted.temperature, wanted.top_p
-        if temperature is None:
-            temperature = self.temperature if samples else 0.0
-        elif temperature < _LEAST_TEMPERATURE:
-            temperature = 0.0
-        if top_p is None:
-            top_p = self.top_p if samples else 1.0
-        top_k = self.top_k if samples else 0
-        sampling = SamplingOptions(temperature, top_k, max(top_p, _LEAST_TOP_P))
+        samples = self.method == "sample"
+        temperature, top_p = (self.temperature, self.top_p) if samples else (0.0, 1.0)
+        if wanted is not None and wanted.temperature is not None:
+            temperature = wanted.temperature
+        if wanted is not None and wanted.top_p is not None:
+            top_p = wanted.top_p
+        # float32 would overflow, or keep no token.
+        temperature = temperature if temperature >= _LEAST_TEMPERATURE else 0.0
+        top_k, top_p = self.top_k if samples else 0, max(top_p, _LEAST_TOP_P)
+        sampling = SamplingOptions(temperature, top_k, top_p)
         return TextRequest(source, prefix, task, sampling, _mixed(self.seed, *key), choices)
 
     def write(self, generator: Generator, requests: Sequence[TextRequest]) -> list[GeneratedText]:
