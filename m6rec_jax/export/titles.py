@@ -12,7 +12,7 @@ from m6rec_jax.engine.decoding.generation import Generator, TextRequest
 from m6rec_jax.engine.decoding.title_trie import TitleTrie
 from m6rec_jax.engine.loaded_model import LoadedModel
 from m6rec_jax.jobs.resources import open_serving_data
-from m6rec_jax.jobs.titles import MAX_K, NAMING, room_for_titles, written_titles
+from m6rec_jax.jobs.titles import MAX_K, NAMING, trie_of_items
 
 TITLES = "titles.json"
 
@@ -70,8 +70,6 @@ def open_titles(model: LoadedModel) -> Titles | None:
         if template is not None and settings.writing in NAMING:
             writing = template.writing[settings.writing]
             data = open_serving_data(model, task, with_statistics=False)
-            items, generator = data.items.values(), model.generator(task)
-            room = room_for_titles(writing, items, generator)
-            trie = TitleTrie(generator.vocabulary, written_titles(writing, items), room)
+            trie = trie_of_items(writing, list(data.items.values()), model.generator(task))
             return Titles(task, trie, list(data.items))
     return None

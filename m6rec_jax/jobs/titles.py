@@ -187,7 +187,7 @@ class RecommendedTitles:
 
 
 class _TitlesTask(NamedTuple):
-    """The catalogue as one task writes it."""
+    """The catalogue as one task writes it; `towers`: the task whose towers order `shared`."""
 
     renderer: RequestRenderer
     template: WritingTemplate
@@ -195,6 +195,8 @@ class _TitlesTask(NamedTuple):
     index_of: Mapping[str, int]
     items_of_title: Mapping[str, Sequence[int]]
     trie: TitleTrie
+    num_beams: int
+    towers: str | None
     shared: SharedTitles | None
 
     def excluded(self, request: Request, exclude_seen: bool) -> list[int]:
@@ -257,24 +259,25 @@ class TitlesAnswers(Answerer[_TitlesTask]):
         if not data.items:
             raise DataError("the catalogue is empty: there is nothing to recommend")
         template, generator = writing[kind], self.resources.generator(task)
-        titles = written_titles(template, data.items.values())
-        items_of_title: dict[str, list[int]] = {}
-        for index, title in enumerate(titles):
-            items_of_title.setdefault(title, []).append(index)
-        room = room_for_titles(template, data.items.values(), generator)
-        trie = TitleTrie(generator.vocabulary, titles, room)
-        shared, towers = None, self._towers(task)
-        if towers is not None and len(trie.shared_indices()):
-            texts = [data.template.item(item) for item in data.items.values()]
+        items, items_of_title = list(data.items.values()), dict[str, list[int]]()
+        trie = trie_of_items(template, items, generator)
+        for index, item in enumerate(items):
+            items_of_title.setdefault(_title(template, item), []).append(index)
+        shared = towers = None
+        if self.resources.model.model.config.prompts.retrieval_dim and len(trie.shared_indices()):
+            towers = self.resources.beside(task, "retrieval")
+        if towers is not None:
+            texts = [data.template.item(item) for item in items]
             shared = SharedTitles(self.resources.retriever(), trie, texts, towers)
-        ids = list(data.items)
         return _TitlesTask(
             self.resources.renderer(task, candidates=False),
             template,
-            ids,
-            {id_: index for index, id_ in enumerate(ids)},
+            list(data.items),
+            {id_: index for index, id_ in enumerate(data.items)},
             items_of_title,
             trie,
+            min(self._max_k, len(trie)),
+            towers,
             shared,
         )
 
@@ -304,10 +307,10 @@ class TitlesAnswers(Answerer[_TitlesTask]):
         check_finite(accepted, (answer.log_probabilities for answer in answers))
         return answers
 
-    def _answer(self, task: str, asked: Sequence[Accepted]) -> list[RecommendedTitles]:
+    def _answer(self, task: str, accepted: Sequence[Accepted]) -> list[RecommendedTitles]:
         state = self.of_task(task)
         hides = self.resources.hides_seen(task, self._exclude_seen)
-        histories = [one.text.history for one in asked]
+        histories = [one.text.history for one in accepted]
         requests = [
             TextRequest(
                 one.text.history,
@@ -315,14 +318,14 @@ class TitlesAnswers(Answerer[_TitlesTask]):
                 task,
                 seen=state.excluded(one.request, hides),
             )
-            for one in asked
+            for one in accepted
         ]
         scores = None if state.shared is None else state.shared.item_scores(histories)
-        found = self.resources.generator(task).recommend(
-            requests, state.trie, self._num_beams(state), item_scores=scores
+        best = self.resources.generator(task).recommend(
+            requests, state.trie, state.num_beams, item_scores=scores
         )
         answers = []
-        for one, titles in zip(asked, found, strict=True):
+        for one, titles in zip(accepted, best, strict=True):
             k = one.request.k or self._k
             rows = [(item, title) for title in titles[:k] for item in title.indices]
             answers.append(
@@ -336,10 +339,10 @@ class TitlesAnswers(Answerer[_TitlesTask]):
 
     def describe(self, task: str) -> Mapping[str, Any]:
         state = self.of_task(task)
-        towers = None if state.shared is None else self._towers(task)
+        towers = state.towers and self.resources.model.fingerprint(state.towers)
         return {
             "template": state.template.to_spec(),
-            "ordered_by": None if towers is None else self.resources.model.fingerprint(towers),
+            "ordered_by": towers,
             "k": self._k,
             "max_k": self._max_k,
             "exclude_seen": self.resources.hides_seen(task, self._exclude_seen),
@@ -348,7 +351,7 @@ class TitlesAnswers(Answerer[_TitlesTask]):
     def warm_up(self, tasks: Iterable[str]) -> None:
         for task in tasks:
             state, generator = self.of_task(task), self.resources.generator(task)
-            key = ("titles", generator.max_tokens, self._num_beams(state), state.trie.shapes)
+            key = ("titles", generator.max_tokens, state.num_beams, state.trie.shapes)
             self.resources.warm_once(key, functools.partial(self._warm, task))
 
     def _warm(self, task: str) -> None:
@@ -357,21 +360,7 @@ class TitlesAnswers(Answerer[_TitlesTask]):
             for size in self.resources.batch_sizes:
                 for seen in state.trie.warm_up_seen():
                     requests = [TextRequest(history, task=task, seen=seen)] * size
-                    generator.recommend(requests, state.trie, self._num_beams(state))
-
-    def _num_beams(self, state: _TitlesTask) -> int:
-        return min(self._max_k, len(state.trie))
-
-    def _towers(self, task: str) -> str | None:
-        """The one task with two towers on the same data; None: none or several."""
-        if not self.resources.model.model.config.prompts.retrieval_dim:
-            return None
-        return self.resources.beside(task, "retrieval")
-
-
-def written_titles(template: WritingTemplate, items: Iterable[Item]) -> list[str]:
-    """What a task writes of each item; raises DataError where it has no title."""
-    return [_title(template, item) for item in items]
+                    generator.recommend(requests, state.trie, state.num_beams)
 
 
 def _title(template: WritingTemplate, item: Item) -> str:
@@ -381,11 +370,13 @@ def _title(template: WritingTemplate, item: Item) -> str:
     return written.text
 
 
-def room_for_titles(template: WritingTemplate, items: Iterable[Item], generator: Generator) -> int:
-    """Most tokens of a title, after the prefix of any item; as training cuts it.
+def trie_of_items(
+    template: WritingTemplate, items: Sequence[Item], generator: Generator
+) -> TitleTrie:
+    """What a task writes of items, as long as there is room after any prefix, as in training.
 
     Raises:
-      ConfigError: there is none.
+      ConfigError: there is no room. DataError: an item has no title.
     """
     prefixes = {""}
     for item in items:
@@ -398,7 +389,8 @@ def room_for_titles(template: WritingTemplate, items: Iterable[Item], generator:
             f"the model writes {generator.max_tokens} tokens, and what stands before a title may "
             f"take {longest} of them"
         )
-    return generator.max_tokens - longest
+    titles = [_title(template, item) for item in items]
+    return TitleTrie(generator.vocabulary, titles, generator.max_tokens - longest)
 
 
 def _about(request: Request) -> Item:
