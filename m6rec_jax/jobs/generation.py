@@ -19,13 +19,11 @@ import numpy as np
 
 from m6rec_jax.data.dataset.schema import LabelSpec
 from m6rec_jax.data.store.prepared import Prepared
-from m6rec_jax.dialogue.state import REPLY_PREFIX
 from m6rec_jax.engine.candidates.likelihood import token_sums
 from m6rec_jax.engine.decoding.generation import GeneratedText, TextRequest
 from m6rec_jax.engine.decoding.graphs import TextChoices
 from m6rec_jax.engine.decoding.stream import GenerationStream
 from m6rec_jax.engine.decoding.text_decoding import Decoding
-from m6rec_jax.engine.task_settings import dialogue_part
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.jobs.answering import Accepted, Answerer, check_finite, grouped
 from m6rec_jax.jobs.job import (
@@ -47,7 +45,7 @@ from m6rec_jax.metrics.text_metrics import GeneratedTexts, ItemFacts
 from m6rec_jax.model import M6Rec
 from m6rec_jax.requests.rendering import RequestRenderer, RequestText
 from m6rec_jax.requests.request import RejectedRow, Request, RequestFields
-from m6rec_jax.text.format_strings import NOTHING, Template
+from m6rec_jax.text.format_strings import NOTHING
 from m6rec_jax.text.records import Item
 from m6rec_jax.text.writing_templates import WritingTemplate, attribute_values
 
@@ -60,8 +58,6 @@ _METRICS = {
     "replies": text_metrics.conversation_metrics,
 }
 _ROWS_AT_A_TIME = 4_096
-# What is read before a reply is a dialogue, segments already.
-_REPLIES = WritingTemplate(prefix=Template.parse(REPLY_PREFIX, "reply"), text=NOTHING)
 # All that is read is the input.
 _TEXTS = WritingTemplate(text=NOTHING)
 
@@ -222,23 +218,13 @@ class Texts:
 
 
 class _GenerationTask(NamedTuple):
-    renderer: RequestRenderer | None
+    renderer: RequestRenderer
     template: WritingTemplate
-    true: TrueTexts | None = None
-    label: LabelSpec | None = None
+    true: tuple[TrueTexts, LabelSpec] | None = None
 
     def items(self, request: Request) -> Sequence[Item | None]:
         """What texts are written about."""
         return request.candidates if self.template.needs_item else (None,)
-
-    def choices(self, request: Request) -> Callable[[Item], TextChoices] | None:
-        """What a text about an item may say; None: anything."""
-        if self.true is None or self.label is None:
-            return None
-        is_positive = self.label.is_positive
-        return self.true.for_user(
-            past for event, past in request.history if is_positive(event.value)
-        )
 
 
 class GenerationAnswers(Answerer[_GenerationTask]):
@@ -251,27 +237,24 @@ class GenerationAnswers(Answerer[_GenerationTask]):
         self._decoding = Decoding()
 
     def open_task(self, task: str) -> _GenerationTask:
-        if dialogue_part(self.resources.settings(task)):
-            # Its requests are dialogues, which are no rows to render.
-            return _GenerationTask(None, _REPLIES)
+        renderer = self.resources.renderer(task, candidates=False)
         if self.resources.settings(task).reads_text:
-            return _GenerationTask(self.resources.renderer(task, candidates=False), _TEXTS)
+            return _GenerationTask(renderer, _TEXTS)
         data, kind = self.resources.data(task), self.resources.settings(task).writing
-        known = data.template.writing
-        if kind not in known:
+        writing, label = data.template.writing, data.spec.label
+        if kind not in writing:
             raise ConfigError(
                 f"the template of {data.spec.name!r} says nothing of {kind or 'texts'!r} in "
-                f"'writing' (it has: {', '.join(known) or 'none'}); is the task one of "
+                f"'writing' (it has: {', '.join(writing) or 'none'}); is the task one of "
                 "register_generation_tasks?"
             )
-        template, renderer = known[kind], self.resources.renderer(task, candidates=False)
+        template, generator = writing[kind], self.resources.generator(task)
         # Programs of an export write freely.
-        chosen = self._decoding.true_only and template.shared
-        if not chosen or self.resources.generator(task).options.programs is not None:
+        writes_freely = generator.options.programs is not None or not self._decoding.true_only
+        if writes_freely or not template.shared or label is None:
             return _GenerationTask(renderer, template)
-        vocabulary = self.resources.generator(task).vocabulary
-        true = TrueTexts(template, data.items.values(), vocabulary)
-        return _GenerationTask(renderer, template, true, data.spec.label)
+        true = TrueTexts(template, data.items.values(), generator.vocabulary)
+        return _GenerationTask(renderer, template, (true, label))
 
     def fields(self, task: str) -> RequestFields:
         if self.resources.settings(task).reads_text:
@@ -280,10 +263,9 @@ class GenerationAnswers(Answerer[_GenerationTask]):
         return RequestFields(candidates="candidates" if needs_item else None)
 
     def accept(self, request: Request, task: str) -> RequestText:
-        own = self.of_task(task)
-        assert own.renderer is not None
-        text = own.renderer.render(request)
-        for index, item in enumerate(own.items(request)):
+        state = self.of_task(task)
+        text = state.renderer.render(request)
+        for index, item in enumerate(state.items(request)):
             self.check_item(item, task, f"candidates[{index}]")
         return text
 
@@ -317,7 +299,6 @@ class GenerationAnswers(Answerer[_GenerationTask]):
     def _requests(self, accepted: Accepted) -> list[TextRequest]:
         template, task = self.of_task(accepted.task), accepted.task
         writing, history, wanted = template.template, accepted.text.history, accepted.wanted
-        choices = accepted.choices or self.choices(accepted)
         return [
             self._decoding.request(
                 writing.source(history, item),
@@ -325,10 +306,12 @@ class GenerationAnswers(Answerer[_GenerationTask]):
                 task,
                 # A request is drawn the same text whatever shares its batch.
                 (accepted.number, index),
-                choices[index],
+                may_say,
                 wanted if self.one_by_one(task) else None,
             )
-            for index, item in enumerate(template.items(accepted.request))
+            for index, (item, may_say) in enumerate(
+                zip(template.items(accepted.request), accepted.choices, strict=True)
+            )
         ]
 
     def one_by_one(self, task: str) -> bool:
@@ -340,10 +323,14 @@ class GenerationAnswers(Answerer[_GenerationTask]):
         return self.resources.continuous and self._decoding.one_by_one
 
     def choices(self, accepted: Accepted) -> Sequence[TextChoices | None]:
-        state = self.of_task(accepted.task)
-        choices = state.choices(accepted.request)
-        items = state.items(accepted.request)
-        return [None if choices is None or item is None else choices(item) for item in items]
+        state, request = self.of_task(accepted.task), accepted.request
+        items = state.items(request)
+        if state.true is None:
+            return [None] * len(items)
+        true, label = state.true
+        liked = (past for event, past in request.history if label.is_positive(event.value))
+        choices = true.for_user(liked)
+        return [None if item is None else choices(item) for item in items]
 
     def texts(self, accepted: Accepted) -> list[Callable[[], GenerationStream]]:
         """Functions that submit the texts of a request to `Resources.continuous_generator`.

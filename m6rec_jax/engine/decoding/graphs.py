@@ -35,52 +35,43 @@ def build_trie(sequences: Sequence[Sequence[int] | np.ndarray]) -> Automaton:
     `[EOS]`, so only leaves have an entry. Sizes are rounded up to powers of two, so that a
     catalogue which grows a little compiles nothing anew.
     """
-    depth = max(map(len, sequences)) + 1
-    matrix = np.full((len(sequences), depth), -1, np.int64)
+    depth, number = max(map(len, sequences)) + 1, len(sequences)
+    matrix = np.full((number, depth), -1, np.int32)
     for i, sequence in enumerate(sequences):
         matrix[i, : len(sequence)], matrix[i, len(sequence)] = sequence, EOS_ID
     order = np.lexsort(matrix.T[::-1])
-    ordered = matrix[order]
-    num_rows = len(ordered)
+    ordered = matrix[order].T  # `[depth, sequences]`
 
-    # A row differs from the one before in its first d + 1 tokens: there a node begins at depth d.
-    differs = np.ones((num_rows, depth), bool)
-    differs[1:] = np.logical_or.accumulate(ordered[1:] != ordered[:-1], axis=1)
-    parents: list[np.ndarray] = []
-    tokens, entries = [np.array([-1])], [np.array([NO_ENTRY])]
-    firsts, ends = [np.array([0])], [np.array([num_rows])]
-    above = np.zeros(num_rows, np.int64)  # the node of each row one level up
-    num_nodes = 1
-    for level in range(depth):
-        begins = differs[:, level] & (ordered[:, level] >= 0)
-        here = num_nodes + np.cumsum(begins) - 1
-        token = ordered[begins, level]
-        parents.append(above[begins])
-        tokens.append(token)
-        entries.append(np.where(token == EOS_ID, order[begins], NO_ENTRY))
-        # A node's sequences go until the next row that differs, whether or not a node begins there.
-        others = np.append(np.flatnonzero(differs[:, level]), num_rows)
-        firsts.append(np.flatnonzero(begins))
-        ends.append(others[np.searchsorted(others, firsts[-1], side="right")])
-        num_nodes += int(begins.sum())
-        above = here
-    number_of_children = np.bincount(np.concatenate(parents), minlength=num_nodes)
+    # A sequence differs from the one before in its first d + 1 tokens: there a node of depth d
+    # begins, unless it has ended.
+    differs = np.ones(ordered.shape, bool)
+    differs[:, 1:] = np.logical_or.accumulate(ordered[:, 1:] != ordered[:, :-1], axis=0)
+    begins = differs & (ordered >= 0)
+    level, first = np.nonzero(begins)  # of each node but node 0
+    node = np.cumsum(begins, dtype=np.int32).reshape(begins.shape)
+    parent = np.where(level > 0, node[level - 1, first], 0)
+    # A node's sequences go until the next one that differs, whether or not a node begins there.
+    next_ = np.full(differs.shape, number, np.int32)
+    next_[:, :-1][differs[:, 1:]] = np.nonzero(differs[:, 1:])[1] + 1
+    next_ = np.minimum.accumulate(next_[:, ::-1], axis=1)[:, ::-1]
+    num_nodes, token = 1 + len(level), ordered[level, first]
+    number_of_children = np.bincount(parent, minlength=num_nodes)
     size = _power_of_two(num_nodes + 1)
     first_edge = np.full(size + 1, num_nodes, np.int32)
     first_edge[: num_nodes + 1] = 1 + np.concatenate([[0], np.cumsum(number_of_children)])
 
-    def padded(levels: list[np.ndarray], value: int) -> np.ndarray:
-        joined = np.pad(np.concatenate(levels), (0, size - num_nodes), constant_values=value)
-        return joined.astype(np.int32)
+    def padded(root: int, others: np.ndarray, padding: int) -> np.ndarray:
+        rest = np.full(size - num_nodes, padding)
+        return np.concatenate([[root], others, rest]).astype(np.int32)
 
     automaton = Automaton(
         first_edge=first_edge,
-        token=padded(tokens, -1),
+        token=padded(-1, token, -1),
         target=np.arange(size, dtype=np.int32),
         slots=np.arange(_power_of_two(int(number_of_children.max())), dtype=np.int32),
-        entry=padded(entries, NO_ENTRY),
-        first_rank=padded(firsts, 0),
-        end_rank=padded(ends, 0),
+        entry=padded(NO_ENTRY, np.where(token == EOS_ID, order[first], NO_ENTRY), NO_ENTRY),
+        first_rank=padded(0, first, 0),
+        end_rank=padded(number, next_[level, first], 0),
     )
     # Not `jnp.asarray`, which compiles a program for each shape.
     return jax.device_put(automaton)
