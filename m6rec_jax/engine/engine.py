@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -21,11 +21,7 @@ from jax.sharding import Mesh
 from m6rec_jax.engine.backbone import Backbone
 from m6rec_jax.engine.programs.runtime import Runtime, checked_buckets
 from m6rec_jax.engine.segments.cache import SegmentCache, gathered_source
-from m6rec_jax.engine.task_settings import (
-    RequestedTasks,
-    TaskSettings,
-    check_part,
-)
+from m6rec_jax.engine.task_settings import RequestedTasks, TaskSettings, check_part
 from m6rec_jax.model import Encoded, M6Rec
 from m6rec_jax.sharding import LogicalRules
 from m6rec_jax.text import rows
@@ -136,7 +132,7 @@ class Engine:
 
     def warm_up_histories(self) -> list[list[str]]:
         """A history for each source bucket, which fills more than the bucket before."""
-        found, segments, length = [], list[str](), 0
+        histories, segments, length = [], list[str](), 0
         for bucket in self._source_buckets:
             while True:
                 longer = [*segments, "a"]
@@ -144,8 +140,8 @@ class Engine:
                 if grown > bucket or grown == length:
                     break
                 segments, length = longer, grown
-            found.append(segments)
-        return found
+            histories.append(segments)
+        return histories
 
     def _program(self, name: str, function: Callable[..., Any], *static: Any) -> Callable[..., Any]:
         """A compiled `function(*static, ...)` of variables, features and what else it takes."""
@@ -159,11 +155,9 @@ class Engine:
             return self.variables
         return self._backbone.for_decoding(self.variables)
 
-    @contextlib.contextmanager
-    def _segments_held(self) -> Iterator[None]:
+    def _segments_held(self) -> contextlib.AbstractContextManager[Any]:
         """Slots that a batch names stay as they are: until the program that reads them started."""
-        with self._segments.lock if self._segments else contextlib.nullcontext():
-            yield
+        return self._segments.lock if self._segments else contextlib.nullcontext()
 
     def _placed(self, batch: Mapping[str, np.ndarray]) -> dict[str, Array]:
         """A batch on the devices, with the pools that its slots are of."""
@@ -181,14 +175,14 @@ class Engine:
         names = dict.fromkeys(("encoder_input_tokens", "encoder_block_ids"), length)
         batch = pad_batch(sources, names, size)
         batch["task_ids"] = np.zeros((size, 1), np.int32)
-        batch["task_ids"][: len(sources), 0] = [own.task_id for own in settings]
+        batch["task_ids"][: len(sources), 0] = [task.task_id for task in settings]
         if self._segments:
             del batch["encoder_input_tokens"]
             # Where there is no token, any slot.
             slots = np.zeros((size, self.model.config.prompts.num_prompts + length), np.int32)
-            found = self._segments.source_slots(self.variables, sources, settings)
-            for place, own_slots in enumerate(found):
-                slots[place, : len(own_slots)] = own_slots
+            of_sources = self._segments.source_slots(self.variables, sources, settings)
+            for row, of_source in zip(slots, of_sources, strict=False):
+                row[: len(of_source)] = of_source
             batch["source_slots"] = slots
         return batch
 

@@ -48,7 +48,7 @@ class RecommendationPredictions:
       ranks: int64 `[n]`, of the item among all items.
       new_ranks: int64 `[n]`, of the item among those that were not named before; `new/...` leaves
         out the rows of an item that was.
-      towers_ranks, new_towers_ranks: both by the two towers alone, where the hybrid orders.
+      towers_ranks: both by the two towers alone, where the hybrid orders.
       language: how likely the titles are, where they are generated.
     """
 
@@ -57,8 +57,7 @@ class RecommendationPredictions:
     scores: np.ndarray
     ranks: np.ndarray
     new_ranks: np.ndarray
-    towers_ranks: np.ndarray | None = None
-    new_towers_ranks: np.ndarray | None = None
+    towers_ranks: tuple[np.ndarray, np.ndarray] | None = None
     language: LanguagePredictions | None = None
 
 
@@ -141,14 +140,16 @@ class ItemRecommendationJob(RecommendationJob):
 
         # In use nothing is recommended that was named: that is what the task is, without a name.
         new, all_ = ranked("", named, others), ranked(ALL_ITEMS, nobody, targets)
+        towers_ranks = None
+        if all_.towers_ranks is not None and new.towers_ranks is not None:
+            towers_ranks = all_.towers_ranks[:, 0], new.towers_ranks[:, 0]
         return RecommendationPredictions(
-            rows=ordered,
-            top_items=new.top_items,
-            scores=new.scores,
-            ranks=all_.ranks[:, 0],
-            new_ranks=new.ranks[:, 0],
-            towers_ranks=None if all_.towers_ranks is None else all_.towers_ranks[:, 0],
-            new_towers_ranks=None if new.towers_ranks is None else new.towers_ranks[:, 0],
+            ordered,
+            new.top_items,
+            new.scores,
+            all_.ranks[:, 0],
+            new.ranks[:, 0],
+            towers_ranks,
         )
 
 
@@ -174,9 +175,8 @@ def recommendation_metrics(
     ahead = [(rank[named_items(row)] < rank[t]).sum() for t, row in zip(targets, rows, strict=True)]
     ranks = {"": predictions.ranks, "popularity/": popular}
     new = {"new/": predictions.new_ranks, "popularity/new/": popular - np.array(ahead)}
-    if predictions.towers_ranks is not None and predictions.new_towers_ranks is not None:
-        ranks["two_towers/"] = predictions.towers_ranks
-        new["two_towers/new/"] = predictions.new_towers_ranks
+    if predictions.towers_ranks is not None:
+        ranks["two_towers/"], new["two_towers/new/"] = predictions.towers_ranks
     metrics = {"num_examples": float(len(rows)), "new/num_examples": float(is_new.sum())}
     for k in (k for k in ks if k <= len(train_counts)):
         for prefix, found in ranks.items():
