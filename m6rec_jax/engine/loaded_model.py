@@ -124,18 +124,11 @@ class LoadedModel(abc.ABC):
         """
         if task:
             task_settings(self.settings.tasks, task)
-        fields: dict[str, Any] = {
-            "tasks": self.settings.tasks,
-            "task": task,
-            "source_length": self.settings.source_length,
-            "target_length": self.settings.target_length,
-            "candidate_length": self.settings.candidate_length,
-            "mesh": self.mesh,
-            "rules": self.rules,
-            "backbone": self.backbone,
-            "segments": self.segments,
+        settings = {
+            f.name: getattr(self.settings, f.name) for f in dataclasses.fields(self.settings)
         }
-        return EngineOptions(**(fields | changes))
+        shared = {name: getattr(self, name) for name in ("mesh", "rules", "backbone", "segments")}
+        return EngineOptions(**(settings | shared | {"task": task} | changes))
 
     def scorer(self, task: str = "", **changes: Any) -> Scorer:
         """A `Scorer` for all tasks with classes; arguments and errors as `options`."""
@@ -152,8 +145,8 @@ class LoadedModel(abc.ABC):
         """
         if task:
             room = self.settings.target_length
-            own = task_settings(self.settings.tasks, task).target_length
-            changes = {"target_length": min(own or room, room)} | changes
+            of_task = task_settings(self.settings.tasks, task).target_length
+            changes = {"target_length": min(of_task or room, room)} | changes
         return Generator(self.model, self.variables, self.vocabulary, self.options(task, **changes))
 
     def likelihood_scorer(self, task: str = "", **changes: Any) -> LikelihoodScorer:

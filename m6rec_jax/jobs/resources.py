@@ -201,8 +201,7 @@ class Resources:
                 model.variables,
                 model.vocabulary,
                 model.options(source_buckets=shapes["source_buckets"]),
-                num_slots=self.batch_sizes[-1],
-                row_counts=self.batch_sizes,
+                self.batch_sizes,
             ),
         )
 

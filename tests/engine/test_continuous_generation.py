@@ -53,7 +53,7 @@ def alone(lively: Any) -> Generator:
 @pytest.fixture(scope="module")
 def shared(lively: Any) -> Any:
     """Three slots, so that requests wait for one another."""
-    generator = ContinuousGenerator(*lively, options(), num_slots=3, row_counts=(1, 3))
+    generator = ContinuousGenerator(*lively, options(), row_counts=(1, 3))
     generator.warm_up()
     return generator
 
@@ -164,9 +164,7 @@ def test_stacked_layers(shop_vocabulary: Any, meshed: bool) -> None:
     mesh = make_mesh(1, 1, 1, devices=jax.devices()[:1]) if meshed else None
     own = options(mesh=mesh, rules=data_parallel() if meshed else ())
     alone = Generator(model, variables, shop_vocabulary, own)
-    generator = ContinuousGenerator(
-        model, variables, shop_vocabulary, own, num_slots=3, row_counts=(2, 3)
-    )
+    generator = ContinuousGenerator(model, variables, shop_vocabulary, own, row_counts=(2, 3))
     asked = []
     for number, history in enumerate(HISTORIES):
         request = TextRequest(history, task="ab"[number % 2])

@@ -148,7 +148,7 @@ def test_texts_are_those_of_one_pass(shop_vocabulary):
     options = dataclasses.replace(cached.options, target_length=8, target_buckets=(8,))
     plain = Generator(*model, shop_vocabulary, dataclasses.replace(options, segments=None))
     cached = Generator(*model, shop_vocabulary, options)
-    joined = ContinuousGenerator(*model, shop_vocabulary, options, num_slots=2)
+    joined = ContinuousGenerator(*model, shop_vocabulary, options, (1, 2))
     requests = [TextRequest(h, task=f"task {n}") for n, h in enumerate(HISTORIES[:2])]
     expected = plain.write(requests)
     streams = [joined.submit(joined.stream(request)) for request in requests]

@@ -59,9 +59,8 @@ class ContinuousGenerator(TextEngine):
 
     Args:
       model, variables, vocabulary, options: see `Engine`.
-      num_slots: texts that grow at the same time; on a mesh, raised to a multiple of its rows.
-      row_counts: numbers of texts for which a step is compiled; None: 1, a quarter of the slots,
-        all.
+      row_counts: numbers of texts for which a step is compiled, raised to multiples of a mesh's
+        rows; so many as the largest grow at the same time.
 
     Raises:
       ConfigError: no room for a word, or numbers that do not fit.
@@ -73,13 +72,10 @@ class ContinuousGenerator(TextEngine):
         variables: Variables,
         vocabulary: Vocabulary,
         options: EngineOptions,
-        *,
-        num_slots: int = 16,
-        row_counts: Sequence[int] | None = None,
+        row_counts: Sequence[int] = (1, 4, 16),
     ) -> None:
         super().__init__(model, variables, vocabulary, options)
-        counts = {*(row_counts or (1, max(1, num_slots // 4))), num_slots}
-        self._row_counts = self._runtime.batch_sizes(counts)
+        self._row_counts = self._runtime.batch_sizes(row_counts)
         self._join_sizes = self._runtime.batch_sizes(_JOIN_SIZES)
         self.num_slots = self._row_counts[-1]
         # Columns of the encoder's output: soft prompts come first.

@@ -13,6 +13,7 @@ each bucket has been seen.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -20,14 +21,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from m6rec_jax.engine.decoding.automaton import NO_ENTRY, NO_RANK, Automaton, any_text
+from m6rec_jax.engine.decoding.automaton import NO_ENTRY, Automaton, any_text
 from m6rec_jax.engine.decoding.beam_search import beam_search
 from m6rec_jax.engine.decoding.graphs import TextChoices, graphs_of_choices
 from m6rec_jax.engine.decoding.sampling import GREEDY, SamplingOptions, check_sampling
 from m6rec_jax.engine.decoding.slots import FREE, Slots, advance, model_step
 from m6rec_jax.engine.decoding.title_trie import ItemScores, TitleTrie
 from m6rec_jax.engine.engine import Engine, EngineOptions, Variables, encoded_source
-from m6rec_jax.engine.programs.runtime import in_buckets
+from m6rec_jax.engine.programs.runtime import in_buckets, read_back
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io.progress import progress_bar
@@ -302,45 +303,44 @@ class Generator(TextEngine):
     ) -> list[list[GeneratedText]]:
         texts = [self.prepared(request, trie.length if trie else 1) for request in requests]
         has_choices = any(request.choices for request in requests)
-        is_exported = self.options.programs is not None  # with one program for all shapes
         several = f"{num_texts}" if num_texts > 1 else ""
         kind = "choices" if has_choices else "titles" if trie else ""
         name = "_".join(filter(None, (verb, several, kind)))
         run = self._program(name, generate, self.model, verb, num_texts)
         variables = self._decoding_variables()
         lengths = [len(text.source["encoder_input_tokens"]) for text in texts]
-        pending = []
-        for bucket, size, members in in_buckets(lengths, self._source_buckets, self._batch_sizes):
-            batch_texts = [texts[i] for i in members]
-            batch = self._columns(batch_texts, size)
+        batches = in_buckets(lengths, self._source_buckets, self._batch_sizes)
+
+        def started(bucket: int, size: int, members: Sequence[int]) -> GeneratedBatch:
+            chosen = [texts[i] for i in members]
+            batch = self._columns(chosen, size)
             if verb != "sample":
                 batch = {"prefix_ids": batch["prefix_ids"]}
             if trie is not None and verb == "beam_search":
-                seen = trie.excluded_ranks([text.request.seen for text in batch_texts], is_exported)
-                padding = ((0, size - len(seen)), (0, 0))
-                batch["seen"] = np.pad(seen, padding, constant_values=NO_RANK)
+                seen = [*(text.request.seen for text in chosen), *[()] * (size - len(chosen))]
+                # An export has one program for all shapes.
+                batch["seen"] = trie.excluded_ranks(seen, self.options.programs is not None)
             automaton = self._any_text if trie is None else trie.automaton
             if has_choices:
-                choices = [text.request.choices for text in batch_texts]
-                graphs = graphs_of_choices(choices, range(size))
+                graphs = graphs_of_choices([text.request.choices for text in chosen], range(size))
                 automaton = graphs._replace(free=automaton.free)
             with self._segments_held():
-                sources, settings = zip(*((t.source, t.settings) for t in batch_texts), strict=True)
-                batch |= self._history_batch(sources, settings, bucket, size)
-                # Not read back here: the devices go on while Python prepares the next batch.
-                generated = run(variables, self._placed(batch), automaton, length_penalty)
-            pending.append((members, generated))
+                sources, settings = zip(*((t.source, t.settings) for t in chosen), strict=True)
+                placed = self._placed(batch | self._history_batch(sources, settings, bucket, size))
+                generated: GeneratedBatch = run(variables, placed, automaton, length_penalty)
+            return generated
+
         results: dict[int, list[GeneratedText]] = {}
         bar = progress_bar(
-            pending,
+            batches,
             desc="writing texts",
             unit=" batches",
             delay=1.0,
             leave=False,
             disable=not self.options.progress,
         )
-        for members, generated in bar:
-            values = jax.device_get(generated)
+        generated = read_back(itertools.starmap(started, batches))
+        for (_, _, members), values in zip(bar, generated, strict=True):
             for row, i in enumerate(members):
                 of_request = GeneratedBatch(*(value[row] for value in values))
                 results[i] = self._texts(of_request, len(texts[i].given))
