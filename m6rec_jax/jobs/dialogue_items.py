@@ -106,17 +106,17 @@ class ItemRecommendationJob(RecommendationJob):
         return {"user": user_embeddings(model, variables, features)}
 
     def predict(self, evaluation: Evaluation) -> RecommendationPredictions:
-        rows, found = evaluation.rows(), evaluation.outputs()
+        rows, outputs = evaluation.rows(), evaluation.outputs()
         # A turn has a row for each of its items.
         by_turn = {(row["turn_index"], int(row["item_indices"][0])): row for row in rows}
-        turns, items = found["user_ids"][:, 0], pad_targets(found["decoder_item_ids"])[:, 0]
+        turns, items = outputs["user_ids"][:, 0], pad_targets(outputs["decoder_item_ids"])[:, 0]
         ordered = [by_turn[one] for one in zip(turns.tolist(), items.tolist(), strict=True)]
         targets = target_items(ordered)[:, None]
         named = [named_items(row) for row in ordered]
         nobody = [np.zeros(0, np.int64)] * len(ordered)
         is_new = [wanted not in seen for wanted, seen in zip(targets[:, 0], named, strict=True)]
         others = np.where(np.array(is_new)[:, None], targets, NO_ITEM)
-        index, users = evaluation.index(), found["user"]
+        index, users = evaluation.index(), outputs["user"]
 
         def ranked(
             name: str, listed: Sequence[np.ndarray], targets: np.ndarray
@@ -179,11 +179,11 @@ def recommendation_metrics(
         ranks["two_towers/"], new["two_towers/new/"] = predictions.towers_ranks
     metrics = {"num_examples": float(len(rows)), "new/num_examples": float(is_new.sum())}
     for k in (k for k in ks if k <= len(train_counts)):
-        for prefix, found in ranks.items():
-            metrics[f"{prefix}recall@{k}"] = ranking.hit_rate(found, k)
+        for prefix, ranks_of in ranks.items():
+            metrics[f"{prefix}recall@{k}"] = ranking.hit_rate(ranks_of, k)
         if is_new.any():
-            for prefix, found in new.items():
-                metrics[f"{prefix}recall@{k}"] = ranking.hit_rate(found[is_new], k)
+            for prefix, ranks_of in new.items():
+                metrics[f"{prefix}recall@{k}"] = ranking.hit_rate(ranks_of[is_new], k)
     if predictions.language is not None:
         metrics |= language_metrics(predictions.language)
     return metrics

@@ -154,24 +154,24 @@ def metrics_of_texts(data: TaskData, rows: Sequence[Row], texts: Sequence[str]) 
       texts: one for each row, without its prefix.
     """
     prepared = data.prepared()
-    known = prepared.num_rows(data.view)
+    splits = prepared.num_rows(data.view)
 
-    def of_parts(column: str, parts: Iterable[str]) -> Iterable[Any]:
-        for part in parts:
-            if part in known:
-                for row in data.rows((column,), part=part):
-                    yield row[column]
+    def column(name: str, split: str) -> Iterable[Any]:
+        return (row[name] for row in data.rows((name,), part=split)) if split in splits else ()
 
     every = ("train", "validation", "test")
-    found = GeneratedTexts(
-        texts=texts,
-        references=[row["target"] for row in rows],
-        features=[row["features"] for row in rows],
-        all_features=lambda: (name for names in of_parts("features", every) for name in names),
-        training=lambda: of_parts("target", ("train",)),
-        facts=item_facts(prepared, data.view, rows),
+    return _METRICS[data.view](
+        GeneratedTexts(
+            texts=texts,
+            references=[row["target"] for row in rows],
+            features=[row["features"] for row in rows],
+            all_features=lambda: (
+                name for split in every for names in column("features", split) for name in names
+            ),
+            training=lambda: column("target", "train"),
+            facts=item_facts(prepared, data.view, rows),
+        )
     )
-    return _METRICS[data.view](found)
 
 
 def item_facts(prepared: Prepared, view: str, rows: Sequence[Row]) -> ItemFacts | None:
