@@ -215,8 +215,7 @@ def judge(conversation: Any, requests: Sequence[Request]) -> list[dict[str, Any]
             "held_out": request.held_out,
             "text": request.text,
         }
-        dialogue = conversation.resumed([], request.history)
-        dialogue.hear(request.text)
+        dialogue = conversation.resumed([("USER", request.text)], request.history)
         (answer,) = conversation.recommend([dialogue])
         told["obey"] = [*map(request.obeys, _places(answer)[:FIRST])]
         told["unfiltered"] = [*map(request.obeys, unfiltered(conversation, request, FIRST))]
@@ -230,8 +229,7 @@ def unfiltered(conversation: Any, request: Request, number: int) -> list[int]:
 
     found: list[int] = []
     while len(found) < number:
-        dialogue = conversation.resumed([], request.history)
-        dialogue.hear(request.text)
+        dialogue = conversation.resumed([("USER", request.text)], request.history)
         allowed = np.ones(len(conversation.catalogue.titles), bool)
         allowed[[*dialogue.state.named, *found]] = False
         conversation.obeying = lambda _, allowed=allowed: Obeying(allowed, (), ())

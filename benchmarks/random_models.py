@@ -38,10 +38,9 @@ def greedy_program(model: M6Rec, length: int) -> Callable[..., Any]:
         cache = model.apply(
             variables, encoded, task_ids, max_length=length, method=model.start_decoding
         )
-        nothing = jnp.full((len(source), length), FREE, jnp.int32)
+        nothing = {"prefix_ids": jnp.full((len(source), length), FREE, jnp.int32)}
         step = model_step(model, variables, task_ids)
-        slots = Slots.of(cache, never_ends, {"prefix_ids": nothing})
-        active = jnp.ones(len(source), bool)
+        slots, active = Slots.of(cache, never_ends, nothing), jnp.ones(len(source), bool)
         return advance(step, slots, never_ends, active, length)[1].tokens
 
     return jax.jit(greedy)

@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence, Sized
 from typing import Any
 
+import msgspec
+
 from m6rec_jax.engine.index.ranking_weights import RankingWeights
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.model import PromptConfig
@@ -82,6 +84,11 @@ class TaskSettings:
     def reads_text(self) -> bool:
         """Whether requests are one text: those of tasks that a user registered with seqio."""
         return self.kind == "generation" and not self.writing
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> TaskSettings:
+        """Of what `dataclasses.asdict` gave; raises msgspec.ValidationError for anything else."""
+        return msgspec.convert(values, cls)
 
     def fingerprinted(self, exits: bool = True) -> dict[str, Any]:
         """What embeddings and scores depend on, for JSON: neither where the data lie, nor what
