@@ -10,7 +10,7 @@ from typing import Any
 
 from m6rec_jax.checkpoints.manifest import TensorSpec, library_versions, read_model_config
 from m6rec_jax.engine.task_settings import TaskSettings
-from m6rec_jax.errors import CheckpointError
+from m6rec_jax.errors import CheckpointError, M6RecError
 from m6rec_jax.model.config import ModelConfig, PromptConfig
 from m6rec_jax.model.tuning import METHODS
 
@@ -102,7 +102,7 @@ def parse_prompt_manifest(text: str, where: str) -> PromptManifest:
         return PromptManifest(**values)
     except CheckpointError:
         raise
-    except Exception as error:  # whatever a damaged file holds
+    except (LookupError, TypeError, ValueError, AttributeError, M6RecError) as error:
         raise CheckpointError(f"{where} is damaged, or of another version: {error}") from error
 
 
