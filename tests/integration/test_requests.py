@@ -128,7 +128,7 @@ def test_an_index_and_what_it_finds(trained: Path) -> None:
     again = [a.replace("found.", "again.").replace("DIR=run", "DIR=run2") for a in arguments]
     built, second, answered, renamed = m6rec_each(trained, build, build, [*arguments], again)
     assert "shop.index: 7 items, 8 numbers each" in succeeded(built)
-    assert "is built already" in second.stderr
+    assert "is there already" in second.stderr
     assert "20 requests: 20 answered (found.parquet), 0 rejected" in succeeded(answered)
     for row, found in zip(rows, pq.read_table(trained / "found.parquet").to_pylist(), strict=True):
         # People buy the same wares again in this shop: only what the request excludes is hidden.
