@@ -213,7 +213,8 @@ class NeighbourCounts:
     ) -> None:
         self._timeline, self._entries, self._settings = timeline, entries, settings
         self._item_number, self._num_events = item_number, num_events
-        self._places = entries.place[entries.by_place]
+        # As wide as the places that are looked up, or numpy would widen all of them each time.
+        self._places = entries.place[entries.by_place].astype(np.int64)
         num_items = len(item_number)
         keys, counts = past or ((), None)
         others = _of_one_user(entries) if num_items > DENSE_ITEMS else ()
