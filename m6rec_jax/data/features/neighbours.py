@@ -251,8 +251,7 @@ class NeighbourCounts:
         if place <= self._place:
             return
         entries, end = self._entries, int(np.searchsorted(self._places, place))
-        while self._num_entries < end:
-            start = self._num_entries
+        while (start := self._num_entries) < end:
             # As many as have about so many pairs, but one at least.
             some = entries.by_place[start : min(end, start + _EVENTS_AT_ONCE)]
             lengths = np.cumsum(some - entries.low[some])

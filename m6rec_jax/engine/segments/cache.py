@@ -125,10 +125,6 @@ class SegmentCache:
         """By pool, 'source' and 'candidate'."""
         return {pool.name: pool.counts for pool in self._pools}
 
-    def usage(self) -> dict[str, dict[str, int]]:
-        """By pool, see `SegmentPool.usage`."""
-        return {pool.name: pool.usage() for pool in self._pools}
-
     def clear(self) -> None:
         """Forgets all states."""
         with self.lock:

@@ -139,14 +139,6 @@ class SegmentPool:
     def _empty(self) -> Array:
         return self._runtime.place_whole(np.zeros((self.capacity, self.width), self._dtype))
 
-    def usage(self) -> dict[str, int]:
-        """Slots, those that are taken, bytes of all on the devices."""
-        return {
-            "slots": self.capacity,
-            "slots_used": self.capacity - len(self._free),
-            "bytes": self.capacity * self.width * self._dtype.itemsize,
-        }
-
     def slots(self, variables: Any, segments: Sequence[Segment]) -> list[np.ndarray]:
         """Where the states of each segment are, int32 `[length]` each; computes those missing.
 
