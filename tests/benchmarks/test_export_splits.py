@@ -9,7 +9,10 @@ from benchmarks.baselines.export_splits import export
 from benchmarks.baselines.exported_splits import read_exported
 from m6rec_jax.data.dataset.reading import Dataset
 from m6rec_jax.data.splitting import splits
+from tests.data.conftest import write_shop
 from tests.data.plain_splits import plain_split
+
+__all__ = ["write_shop"]
 
 
 @pytest.fixture
