@@ -208,12 +208,12 @@ class Recommender:
           **known: see `Known`.
         """
         _check_fields(known, Known)
-        resources, model, row = self.service.resources, self.service.model, None
-        prepared = resources.options.prepared if prepared is None else prepared
+        service, model, row = self.service, self.service.model, None
+        prepared = service.options.prepared if prepared is None else prepared
         if told := {name: value for name, value in known.items() if value is not None}:
             spec = prepared_dataset_spec(conversation_folder(model, prepared))
             row = _request(told, DatasetSpec.from_dict(spec, "the prepared data"))
-        return open_conversation(model, prepared, titles, row, resources)
+        return open_conversation(model, prepared, titles, row, service)
 
     def embed_items(
         self, items: Records = None, *, task: str | None = None
@@ -228,7 +228,7 @@ class Recommender:
           Ids, and float32 `[items, retrieval]`.
         """
         name = self.service.task(task, "retrieval")
-        data = self.service.resources.data(name)
+        data = self.service.data(name)
         found = [*data.items.values()]
         if items is not None:
             entries = _renamed(_records(items), _request_names(data.spec)["candidates"])
@@ -236,7 +236,7 @@ class Recommender:
             found = RequestParser(data.spec, data.items).items(entries, ignored)
             _warn(ignored, _NO_COLUMN)
         texts = [data.template.item(item) for item in found]
-        vectors = self.service.resources.retriever().embed_items(texts, name)
+        vectors = self.service.retriever().embed_items(texts, name)
         return [item.id for item in found], vectors
 
     def answer(self, rows: Iterable[Mapping[str, Any]], **asked: Any) -> list[Any]:
@@ -260,7 +260,7 @@ class Recommender:
         _check_fields(asked, Asked)
         given: dict[str, Any] = {"history": (), "time": clock.time(), **asked, **fields}
         task = self.service.task(given.pop("task", None), job)
-        row = _request(given, self.service.data(task, self.service.job(task, job)).spec)
+        row = _request(given, self.service.handler(task, self.service.job(task, job)).data.spec)
         accepted = self.service.accept(row, task=task, job=job)
         if isinstance(accepted, RejectedRow):
             raise accepted

@@ -164,9 +164,9 @@ def test_dialogues_ask_what_was_loaded(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     run = served_films.copy_run(served / "run", tmp_path / "run", ["next"])
-    parts = rec.service.resources
+    parts = rec.service
     own = m6.load(run, index=parts.indexes["next"], prepared=parts.options.prepared)
-    towers = own.service.resources.retriever()
+    towers = own.service.retriever()
     monkeypatch.setattr(towers, "index", lambda *_: pytest.fail("the catalogue has an index"))
     first, second = (own.chat(user={"taste": "comedy"}) for _ in range(2))
     assert first._retrieval is second._retrieval is towers

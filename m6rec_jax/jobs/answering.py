@@ -1,50 +1,48 @@
 """How jobs answer requests: checked and rendered one by one, answered together.
 
-    answerer = job_of("scoring").answerer(resources)
-    text = answerer.accept(request, "ctr")                       # on the host
-    results = answerer.answer([Accepted("scoring", "ctr", request, text)])    # on the devices
+    handler = job_of("scoring").handler(resources, "ctr")
+    accepted = handler.accept({"candidates": ["181"], ...})     # on the host
+    results = handler.answer([accepted])                        # on the devices
 
-An `Answerer` serves all tasks of its job. It keeps nothing of a request, so several threads may use
-it at once.
+A `Handler` keeps nothing of a request, so several threads may use it at once.
 """
 
 from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from m6rec_jax.engine.decoding.graphs import TextChoices
+from m6rec_jax.engine.decoding.stream import GenerationStream
 from m6rec_jax.engine.decoding.text_decoding import TextOptions
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.jobs.resources import Resources
-from m6rec_jax.requests.rendering import RequestText
-from m6rec_jax.requests.request import RejectedRow, Request, RequestFields
+from m6rec_jax.requests.rendering import RequestRenderer, RequestText
+from m6rec_jax.requests.request import RejectedRow, Request, RequestFields, RequestParser
 from m6rec_jax.text.records import Item
 
 T = TypeVar("T")
 K = TypeVar("K")
 R = TypeVar("R")
-TaskState = TypeVar("TaskState")
 
 
 class Accepted(NamedTuple):
     """A request that can be answered.
 
     Attributes:
-      job, task: by name.
+      handler: that answers it.
       request, text: as it was checked, and as the model reads it.
       number: of the request in its file, from 0: what is drawn at random depends on no other.
       wanted: of its texts, where they grow one by one.
-      choices: of each text, see `Answerer.choices`.
+      choices: what each of its texts may say, made here, since it takes long.
     """
 
-    job: str
-    task: str
+    handler: Handler
     request: Request
     text: RequestText
     number: int = 0
@@ -70,7 +68,7 @@ class Result(Protocol):
     """An answer."""
 
     def columns(self) -> Mapping[str, Any]:
-        """The values of `Answerer.column_types`."""
+        """The values of `Handler.column_types`."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -89,67 +87,104 @@ class Answer:
         return self.values
 
 
-class Answerer(abc.ABC, Generic[TaskState]):
-    """Answers the requests of one job, for all tasks.
+class Handler(abc.ABC):
+    """Answers the requests of one job for one task.
 
     Args:
       resources: what it is made of.
+      task: by name.
+      fields: where requests have what is read.
 
     Attributes:
+      job: by name.
       column_types: of the columns that results add to a row of a file: lists of 'float', 'int' or
         'string'.
+      any_data_set: whether requests may be rendered with data of another data set than the task's.
+      renders_candidates: whether candidates are read, and so must have what that needs.
+      data, renderer, parser: what the task's requests are checked and rendered with.
+
+    Raises:
+      ConfigError: the task is none for this job, or something is missing.
+      CheckpointError: an index of another model.
+      DataError: data that are missing or damaged, or lack what the job needs.
     """
 
+    job: ClassVar[str]
     column_types: ClassVar[Mapping[str, str]]
-    # Whether requests may be rendered with data of another data set than the task's.
     any_data_set: ClassVar[bool] = False
+    renders_candidates: ClassVar[bool] = False
 
-    def __init__(self, resources: Resources) -> None:
-        self.resources = resources
+    def __init__(
+        self, resources: Resources, task: str, fields: RequestFields | None = None
+    ) -> None:
+        self.resources, self.task = resources, task
+        self.data = data = resources.data(task, any_data_set=self.any_data_set)
+        self.parser = RequestParser(
+            data.spec, data.items, data.statistics_names(), fields or RequestFields(None)
+        )
+        spec = resources.model.dataset_spec(task) or {}
+        # A data set that the task was not trained on has a history length of its own.
+        is_trained_on = data.spec.name == spec.get("name")
+        max_events = resources.settings(task).max_events if is_trained_on else data.max_events
+        self.renderer = RequestRenderer(
+            data.template, data.statistics, max_events, self.renders_candidates
+        )
 
-    def of_task(self, task: str) -> TaskState:
-        """What answering a task takes, made once; errors as `open_task`."""
-        return self.resources.once((self, task), lambda: self.open_task(task))
+    @property
+    def group(self) -> Hashable:
+        """Requests of equal ones are answered together, where they have the same resources."""
+        return self.job
 
-    @abc.abstractmethod
-    def open_task(self, task: str) -> TaskState:
-        """Makes what answering a task takes.
+    def accept(self, row: Mapping[str, Any], number: int = 0) -> Accepted:
+        """Checks and renders a request.
 
-        Raises:
-          ConfigError: the task is none for this job, or something is missing.
-          CheckpointError: an index of another model.
-          DataError: a catalogue without what the job needs.
-        """
-
-    def fields(self, task: str) -> RequestFields:
-        """Where requests have what is read."""
-        del task
-        return RequestFields(candidates=None)
-
-    @abc.abstractmethod
-    def accept(self, request: Request, task: str) -> RequestText:
-        """Renders a request.
+        Args:
+          row: see `requests.request`.
+          number: of the row in its file.
 
         Raises:
           RejectedRow: it cannot be answered.
         """
+        request = self.parser.parse(row)
+        return self.rendered(request, self.render(request), number)
 
-    def choices(self, accepted: Accepted) -> Sequence[TextChoices | None]:
-        """What each text may say, made when its request is accepted: it takes long."""
-        del accepted
+    def render(self, request: Request) -> RequestText:
+        """What the model reads of a request; raises RejectedRow where it cannot be answered."""
+        return self.renderer.render(request)
+
+    def rendered(
+        self,
+        request: Request,
+        text: RequestText,
+        number: int = 0,
+        wanted: TextOptions | None = None,
+    ) -> Accepted:
+        """A request whose text is known; arguments as of `Accepted`."""
+        return Accepted(self, request, text, number, wanted or TextOptions(), self.choices(request))
+
+    def choices(self, request: Request) -> Sequence[TextChoices | None]:
+        """What each text about a request may say."""
+        del request
         return ()
 
     @abc.abstractmethod
     def answer(self, accepted: Sequence[Accepted]) -> list[Any]:
-        """One `Result` per request, of any tasks, in their order."""
+        """One `Result` per request, in their order; their handlers have an equal `group`."""
 
-    def describe(self, task: str) -> Mapping[str, Any]:
+    def texts(self, accepted: Accepted) -> list[Callable[[], GenerationStream]] | None:
+        """Functions that submit the texts of a request to `Resources.continuous_generator`, which
+        become the texts of `answer`; None: they do not grow one by one.
+        """
+        del accepted
+        return None
+
+    def describe(self) -> Mapping[str, Any]:
         """What results depend on beside the model and the data, for JSON."""
-        del task
         return {}
 
-    def warm_up(self, tasks: Iterable[str]) -> None:
-        """Compiles every program that requests of these tasks may run."""
+    @abc.abstractmethod
+    def warm_up(self) -> None:
+        """Compiles every program that requests may run."""
 
 
 def title_of(item: Item) -> str:
@@ -199,6 +234,6 @@ def check_finite(accepted: Sequence[Accepted], values: Iterable[npt.ArrayLike]) 
     for one, numbers in zip(accepted, values, strict=True):
         if not np.isfinite(numbers).all():
             raise DataError(
-                f"request {one.number}: the model's answer to '{one.task}' holds numbers that are "
-                "not finite; has its training diverged?"
+                f"request {one.number}: the model's answer to '{one.handler.task}' holds numbers "
+                "that are not finite; has its training diverged?"
             )

@@ -12,8 +12,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -25,7 +25,7 @@ from m6rec_jax.engine.decoding.graphs import TextChoices
 from m6rec_jax.engine.decoding.stream import GenerationStream
 from m6rec_jax.engine.decoding.text_decoding import Decoding
 from m6rec_jax.errors import ConfigError, DataError
-from m6rec_jax.jobs.answering import Accepted, Answerer, check_finite, grouped
+from m6rec_jax.jobs.answering import Accepted, Handler, check_finite
 from m6rec_jax.jobs.job import (
     Array,
     Columns,
@@ -43,7 +43,7 @@ from m6rec_jax.jobs.true_texts import TrueTexts, choices_of_rows, tells_shared
 from m6rec_jax.metrics import text_metrics
 from m6rec_jax.metrics.text_metrics import GeneratedTexts, ItemFacts
 from m6rec_jax.model import M6Rec
-from m6rec_jax.requests.rendering import RequestRenderer, RequestText
+from m6rec_jax.requests.rendering import RequestText
 from m6rec_jax.requests.request import RejectedRow, Request, RequestFields
 from m6rec_jax.text.format_strings import NOTHING
 from m6rec_jax.text.records import Item
@@ -131,8 +131,8 @@ class GenerationJob(Job):
             "source": source_column(predictions.rows),
         }
 
-    def answerer(self, resources: Resources) -> Answerer[Any]:
-        return GenerationAnswers(resources)
+    def handler(self, resources: Resources, task: str) -> Handler:
+        return GenerationAnswers(resources, task)
 
 
 def row_columns(rows: Sequence[Row], names: Sequence[str]) -> Columns:
@@ -217,30 +217,25 @@ class Texts:
         return {"texts": self.texts, "log_probabilities": self.log_probabilities}
 
 
-class _GenerationTask(NamedTuple):
-    renderer: RequestRenderer
-    template: WritingTemplate
-    true: tuple[TrueTexts, LabelSpec] | None = None
+class GenerationAnswers(Handler):
+    """Texts as `Decoding` (gin) says.
 
-    def items(self, request: Request) -> Sequence[Item | None]:
-        """What texts are written about."""
-        return request.candidates if self.template.needs_item else (None,)
+    Attributes:
+      one_by_one: whether texts grow one by one where they can, see `texts`. Beam search has no
+        single text that grows.
+    """
 
-
-class GenerationAnswers(Answerer[_GenerationTask]):
-    """Texts as `Decoding` (gin) says."""
-
+    job = "generation"
     column_types = Texts.column_types
 
-    def __init__(self, resources: Resources) -> None:
-        super().__init__(resources)
-        self._decoding = Decoding()
-
-    def open_task(self, task: str) -> _GenerationTask:
-        renderer = self.resources.renderer(task, candidates=False)
-        if self.resources.settings(task).reads_text:
-            return _GenerationTask(renderer, _TEXTS)
-        data, kind = self.resources.data(task), self.resources.settings(task).writing
+    def __init__(self, resources: Resources, task: str) -> None:
+        self._decoding, self._template = Decoding(), _TEXTS
+        self.one_by_one = resources.continuous and self._decoding.one_by_one
+        self._true: tuple[TrueTexts, LabelSpec] | None = None
+        if resources.settings(task).reads_text:
+            super().__init__(resources, task, RequestFields(None, text="input"))
+            return
+        data, kind = resources.data(task), resources.settings(task).writing
         writing, label = data.template.writing, data.spec.label
         if kind not in writing:
             raise ConfigError(
@@ -248,30 +243,30 @@ class GenerationAnswers(Answerer[_GenerationTask]):
                 f"'writing' (it has: {', '.join(writing) or 'none'}); is the task one of "
                 "register_generation_tasks?"
             )
-        template, generator = writing[kind], self.resources.generator(task)
+        template = self._template = writing[kind]
+        fields = RequestFields("candidates" if template.needs_item else None)
+        super().__init__(resources, task, fields)
+        generator = resources.generator(task)
         # Programs of an export write freely.
         writes_freely = generator.options.programs is not None or not self._decoding.true_only
-        if writes_freely or not template.shared or label is None:
-            return _GenerationTask(renderer, template)
-        true = TrueTexts(template, data.items.values(), generator.vocabulary)
-        return _GenerationTask(renderer, template, (true, label))
+        if not writes_freely and template.shared and label is not None:
+            true = TrueTexts(template, data.items.values(), generator.vocabulary)
+            self._true = true, label
 
-    def fields(self, task: str) -> RequestFields:
-        if self.resources.settings(task).reads_text:
-            return RequestFields(None, text="input")
-        needs_item = self.of_task(task).template.needs_item
-        return RequestFields(candidates="candidates" if needs_item else None)
+    @property
+    def group(self) -> Hashable:
+        """One task at a time."""
+        return self.job, self.task
 
-    def accept(self, request: Request, task: str) -> RequestText:
-        state = self.of_task(task)
-        text = state.renderer.render(request)
-        for index, item in enumerate(state.items(request)):
-            self.check_item(item, task, f"candidates[{index}]")
+    def render(self, request: Request) -> RequestText:
+        text = super().render(request)
+        for index, item in enumerate(self._items(request)):
+            self.check_item(item, f"candidates[{index}]")
         return text
 
-    def check_item(self, item: Item | None, task: str, path: str) -> None:
+    def check_item(self, item: Item | None, path: str) -> None:
         """Raises RejectedRow where the task can write no text about an item; names its path."""
-        template, generator = self.of_task(task).template, self.resources.generator(task)
+        template, generator = self._template, self.resources.generator(self.task)
         try:
             template.source((), item)
             prefix = template.render_prefix(item)
@@ -285,58 +280,27 @@ class GenerationAnswers(Answerer[_GenerationTask]):
             where = "" if item is None else f"'{path}' cannot be written about: "
             raise RejectedRow("no_text", f"{where}{error}") from None
 
-    def answer(self, accepted: Sequence[Accepted]) -> list[Texts]:
-        answers = grouped(accepted, lambda one: one.task, self._answer)
-        check_finite(accepted, (answer.log_probabilities for answer in answers))
-        return answers
-
-    def _answer(self, task: str, accepted: Sequence[Accepted]) -> list[Texts]:
-        requests = [request for one in accepted for request in self._requests(one)]
-        texts = iter(self._decoding.write(self.resources.generator(task), requests))
-        numbers = (len(self.of_task(task).items(one.request)) for one in accepted)
-        return [Texts.of(itertools.islice(texts, number)) for number in numbers]
-
-    def _requests(self, accepted: Accepted) -> list[TextRequest]:
-        template, task = self.of_task(accepted.task), accepted.task
-        writing, history, wanted = template.template, accepted.text.history, accepted.wanted
-        return [
-            self._decoding.request(
-                writing.source(history, item),
-                writing.render_prefix(item),
-                task,
-                # A request is drawn the same text whatever shares its batch.
-                (accepted.number, index),
-                may_say,
-                wanted if self.one_by_one(task) else None,
-            )
-            for index, (item, may_say) in enumerate(
-                zip(template.items(accepted.request), accepted.choices, strict=True)
-            )
-        ]
-
-    def one_by_one(self, task: str) -> bool:
-        """Whether a task's texts grow one by one where they can, see `texts`.
-
-        Beam search has no single text that grows.
-        """
-        del task
-        return self.resources.continuous and self._decoding.one_by_one
-
-    def choices(self, accepted: Accepted) -> Sequence[TextChoices | None]:
-        state, request = self.of_task(accepted.task), accepted.request
-        items = state.items(request)
-        if state.true is None:
+    def choices(self, request: Request) -> Sequence[TextChoices | None]:
+        items = self._items(request)
+        if self._true is None:
             return [None] * len(items)
-        true, label = state.true
+        true, label = self._true
         liked = (past for event, past in request.history if label.is_positive(event.value))
         choices = true.for_user(liked)
         return [None if item is None else choices(item) for item in items]
 
-    def texts(self, accepted: Accepted) -> list[Callable[[], GenerationStream]]:
-        """Functions that submit the texts of a request to `Resources.continuous_generator`.
+    def answer(self, accepted: Sequence[Accepted]) -> list[Texts]:
+        requests = list(map(self._requests, accepted))
+        texts = iter(
+            self._decoding.write(self.resources.generator(self.task), [*itertools.chain(*requests)])
+        )
+        answers = [Texts.of(itertools.islice(texts, len(one))) for one in requests]
+        check_finite(accepted, (answer.log_probabilities for answer in answers))
+        return answers
 
-        The results of the streams are the texts of `answer`, but for what the request wants.
-        """
+    def texts(self, accepted: Accepted) -> list[Callable[[], GenerationStream]] | None:
+        if not self.one_by_one:
+            return None
         generator, wanted = self.resources.continuous_generator(), accepted.wanted
         return [
             functools.partial(
@@ -345,28 +309,45 @@ class GenerationAnswers(Answerer[_GenerationTask]):
             for request in self._requests(accepted)
         ]
 
-    def describe(self, task: str) -> Mapping[str, Any]:
+    def describe(self) -> Mapping[str, Any]:
         return {
-            "template": self.of_task(task).template.to_spec(),
+            "template": self._template.to_spec(),
             "decoding": dataclasses.asdict(self._decoding),
         }
 
-    def warm_up(self, tasks: Iterable[str]) -> None:
-        for task in tasks:
-            if self.one_by_one(task):
-                self.resources.warm_once(
-                    "continuous", self.resources.continuous_generator().warm_up
-                )
-                continue
-            # Tasks of one length share a generator.
-            has_choices = self.of_task(task).true is not None
-            key = "generator", self.resources.generator(task).max_tokens, has_choices
-            self.resources.warm_once(key, functools.partial(self._warm, task, has_choices))
+    def warm_up(self) -> None:
+        if self.one_by_one:
+            self.resources.warm_once("continuous", self.resources.continuous_generator().warm_up)
+            return
+        # Tasks of one length share a generator.
+        key = "generator", self.resources.generator(self.task).max_tokens, self._true is not None
+        self.resources.warm_once(key, self._warm)
 
-    def _warm(self, task: str, has_choices: bool) -> None:
-        generator = self.resources.generator(task)
-        choices = TextChoices(()) if has_choices else None
+    def _items(self, request: Request) -> Sequence[Item | None]:
+        """What texts are written about."""
+        return request.candidates if self._template.needs_item else (None,)
+
+    def _requests(self, accepted: Accepted) -> list[TextRequest]:
+        writing, wanted = self._template, accepted.wanted if self.one_by_one else None
+        return [
+            self._decoding.request(
+                writing.source(accepted.text.history, item),
+                writing.render_prefix(item),
+                self.task,
+                # A request is drawn the same text whatever shares its batch.
+                (accepted.number, index),
+                may_say,
+                wanted,
+            )
+            for index, (item, may_say) in enumerate(
+                zip(self._items(accepted.request), accepted.choices, strict=True)
+            )
+        ]
+
+    def _warm(self) -> None:
+        generator = self.resources.generator(self.task)
+        choices = TextChoices(()) if self._true is not None else None
         for history in generator.warm_up_histories():
-            request = self._decoding.request(history, "", task, (), choices)
+            request = self._decoding.request(history, "", self.task, (), choices)
             for size in self.resources.batch_sizes:
                 self._decoding.write(generator, [request] * size)

@@ -24,7 +24,7 @@ from m6rec_jax.io.closest import did_you_mean
 from m6rec_jax.model import M6Rec
 
 if TYPE_CHECKING:
-    from m6rec_jax.jobs.answering import Answerer
+    from m6rec_jax.jobs.answering import Handler
     from m6rec_jax.jobs.resources import Resources
 
 Array = jax.Array
@@ -250,11 +250,11 @@ class Job(abc.ABC):
 
     # Requests.
 
-    def answerer(self, resources: Resources) -> Answerer[Any]:
-        """Answers requests, see `answering`; overridden by the jobs that do.
+    def handler(self, resources: Resources, task: str) -> Handler:
+        """Answers requests for a task, see `answering`; overridden by the jobs that do.
 
         Raises:
-          ConfigError: the model or the data lack what it needs.
+          M6RecError: as `Handler`.
         """
         raise NotImplementedError(self.kind)
 
@@ -270,7 +270,7 @@ class Job(abc.ABC):
     @classmethod
     def answers(cls) -> bool:
         """Whether it answers requests."""
-        return cls.answerer is not Job.answerer
+        return cls.handler is not Job.handler
 
 
 def labelled(found: Found, job: str) -> tuple[np.ndarray, np.ndarray]:

@@ -13,15 +13,15 @@ Metrics: `auc`, `user_averaged_auc`, `log_loss` and `calibration_error`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import gin
 import numpy as np
 from scipy.special import expit
 
-from m6rec_jax.engine.candidates.likelihood import LikelihoodScorer, contrast_scores
-from m6rec_jax.jobs.answering import Accepted, Answer, Answerer, check_finite, grouped, scored
+from m6rec_jax.engine.candidates.likelihood import contrast_scores
+from m6rec_jax.jobs.answering import Accepted, Answer, Handler, check_finite, scored
 from m6rec_jax.jobs.job import (
     Array,
     Columns,
@@ -38,7 +38,7 @@ from m6rec_jax.jobs.job import (
 from m6rec_jax.jobs.past_items import metrics_apart
 from m6rec_jax.jobs.resources import Resources
 from m6rec_jax.jobs.scoring import (
-    CandidateAnswerer,
+    CandidateHandler,
     ScoringPredictions,
     baseline_metrics,
     labelled_candidates,
@@ -46,7 +46,6 @@ from m6rec_jax.jobs.scoring import (
 )
 from m6rec_jax.metrics import classification
 from m6rec_jax.model import M6Rec
-from m6rec_jax.requests.rendering import RequestRenderer
 from m6rec_jax.text.labels import Contrast
 
 
@@ -133,17 +132,18 @@ class LikelihoodJob(Job):
             "probability": predictions.probabilities,
         }
 
-    def answerer(self, resources: Resources) -> Answerer[Any]:
-        return LikelihoodAnswers(resources)
+    def handler(self, resources: Resources, task: str) -> Handler:
+        return LikelihoodAnswers(resources, task)
 
 
-class LikelihoodAnswers(CandidateAnswerer):
+class LikelihoodAnswers(CandidateHandler):
     """How likely each candidate's better label is, and the order that puts candidates in.
 
     The labels are those of `LikelihoodScorer.contrast`, else the first and the last of the data
     set's template. Candidates are read with statistics, as in scoring.
     """
 
+    job = "likelihood"
     any_data_set = True
     column_types: ClassVar[Mapping[str, str]] = {
         "probabilities": "float",
@@ -151,35 +151,30 @@ class LikelihoodAnswers(CandidateAnswerer):
         "ranking": "int",
     }
 
-    def __init__(self, resources: Resources) -> None:
-        super().__init__(resources)
-        self._scaling = PlattScaling()
+    def __init__(self, resources: Resources, task: str) -> None:
+        template, scorer = (
+            resources.data(task, any_data_set=True).template,
+            resources.likelihood_scorer(),
+        )
+        contrast = scorer.contrast or Contrast.of([outcome.text for outcome in template.outcomes])
+        scorer = resources.once(("likelihood", contrast), lambda: scorer.asking(contrast))
+        super().__init__(resources, task, scorer)
+        self._contrast, self._of_contrast, self._scaling = contrast, scorer, PlattScaling()
 
-    def open_task(self, task: str) -> RequestRenderer:
-        self._contrast(task)
-        return self.resources.renderer(task, any_data_set=True)
-
-    def scorer(self, task: str) -> LikelihoodScorer:
-        contrast, scorer = self._contrast(task), self.resources.likelihood_scorer()
-        return self.resources.once(("likelihood", contrast), lambda: scorer.asking(contrast))
-
-    def _contrast(self, task: str) -> Contrast:
-        template = self.resources.data(task, any_data_set=True).template
-        contrast = self.resources.likelihood_scorer().contrast
-        return contrast or Contrast.of([outcome.text for outcome in template.outcomes])
+    @property
+    def group(self) -> Hashable:
+        """One question at a time."""
+        return self.job, self._contrast
 
     def answer(self, accepted: Sequence[Accepted]) -> list[Answer]:
-        return grouped(accepted, lambda one: self._contrast(one.task), self._answer)
-
-    def _answer(self, contrast: Contrast, asked: Sequence[Accepted]) -> list[Answer]:
-        scores = self.scorer(asked[0].task).score_requests(
-            [one.text.history for one in asked],
-            [one.text.candidates for one in asked],
-            [one.task for one in asked],
+        scores = self._of_contrast.score_requests(
+            [one.text.history for one in accepted],
+            [one.text.candidates for one in accepted],
+            [one.handler.task for one in accepted],
         )
-        check_finite(asked, scores)
+        check_finite(accepted, scores)
         answers = []
-        for one, values in zip(asked, scores, strict=True):
+        for one, values in zip(accepted, scores, strict=True):
             probabilities = self._scaling.probabilities(values)
             # Likeliest first; equals in the request's order.
             ranking = np.argsort(-values, kind="stable").tolist()
@@ -187,6 +182,6 @@ class LikelihoodAnswers(CandidateAnswerer):
             answers.append(Answer(columns, scored(one.request.candidates, probabilities)))
         return answers
 
-    def describe(self, task: str) -> Mapping[str, Any]:
-        contrast = {"contrast": list(self._contrast(task))}
-        return {**super().describe(task), **contrast, **dataclasses.asdict(self._scaling)}
+    def describe(self) -> Mapping[str, Any]:
+        contrast = {"contrast": list(self._contrast)}
+        return {**super().describe(), **contrast, **dataclasses.asdict(self._scaling)}

@@ -7,7 +7,7 @@ import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from m6rec_jax.data.getting.sources import default_data_dir
 from m6rec_jax.engine.candidates.likelihood import LikelihoodScorer
@@ -23,7 +23,6 @@ from m6rec_jax.engine.task_settings import TaskSettings, task_name, task_setting
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.io.buckets import kept_copy, path_of
 from m6rec_jax.io.closest import did_you_mean
-from m6rec_jax.requests.rendering import RequestRenderer
 from m6rec_jax.requests.serving_data import ServingData, prepared_dataset_spec, texts_alone
 
 T = TypeVar("T")
@@ -93,7 +92,7 @@ class Resources:
         model: LoadedModel | None = None,
         data: Mapping[str, Any] | None = None,
         index: Mapping[str, str] | None = None,
-    ) -> Resources:
+    ) -> Self:
         """Those of another state of the model, or with other data. Nothing is compiled.
 
         Args:
@@ -109,7 +108,7 @@ class Resources:
         named = _indexes(data_options.pop("index", None), model) | _indexes(index, model)
         every = (self.indexes | named).items()  # tasks that are not named keep theirs
         indexes = {t: f for t, f in every if (s := model.tasks.get(t)) and s.kind in INDEXED}
-        new = Resources(model, dataclasses.replace(self.options, **data_options, index=indexes))
+        new = type(self)(model, dataclasses.replace(self.options, **data_options, index=indexes))
         new._warm = self._warm
         if data is None:
             read_anew = {("index", task) for task in index or {}}
@@ -161,17 +160,6 @@ class Resources:
     def hides_seen(self, task: str, exclude_seen: bool | None) -> bool:
         """Whether items of a request's behaviours must not come; None: as the data set says."""
         return not self.data(task).spec.repeats_count if exclude_seen is None else exclude_seen
-
-    def renderer(
-        self, task: str, *, candidates: bool = True, any_data_set: bool = False
-    ) -> RequestRenderer:
-        """Renders requests as the task was trained to read them; see `RequestRenderer`."""
-        data = self.data(task, any_data_set=any_data_set)
-        spec = self.model.dataset_spec(task) or {}
-        # A data set that the task was not trained on has a history length of its own.
-        is_trained_on = data.spec.name == spec.get("name")
-        max_events = self.settings(task).max_events if is_trained_on else data.max_events
-        return RequestRenderer(data.template, data.statistics, max_events, candidates)
 
     def scorer(self) -> Scorer:
         """For all tasks."""

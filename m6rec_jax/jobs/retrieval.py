@@ -17,8 +17,7 @@ close users are to the items they want, and how evenly items fill the sphere. Lo
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import gin
@@ -27,13 +26,12 @@ import numpy as np
 
 from m6rec_jax.engine.candidates.rows import pack_texts
 from m6rec_jax.engine.index.catalogue_index import TopK
-from m6rec_jax.engine.index.index_files import StoredIndex
 from m6rec_jax.engine.index.retrieval import item_embeddings, user_embeddings
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.jobs.answering import (
     Accepted,
     Answer,
-    Answerer,
+    Handler,
     check_default_k,
     check_finite,
     check_k,
@@ -65,7 +63,7 @@ from m6rec_jax.jobs.resources import Resources
 from m6rec_jax.metrics import ranking
 from m6rec_jax.metrics.baselines import popularity_ranks
 from m6rec_jax.model import M6Rec
-from m6rec_jax.requests.rendering import RequestRenderer, RequestText
+from m6rec_jax.requests.rendering import RequestText
 from m6rec_jax.requests.request import Request
 from m6rec_jax.text.records import Item
 
@@ -217,8 +215,8 @@ class RetrievalJob(Job):
         similarity = {"similarity": found["similarity"][rows, positions]}
         return candidate_names(data, users, items) | similarity
 
-    def answerer(self, resources: Resources) -> Answerer[Any]:
-        return RetrievalAnswers(resources)
+    def handler(self, resources: Resources, task: str) -> Handler:
+        return RetrievalAnswers(resources, task)
 
 
 def baseline_ranks(
@@ -323,63 +321,11 @@ def pad_targets(item_ids: np.ndarray) -> np.ndarray:
     return padded
 
 
-@dataclasses.dataclass(frozen=True)
-class SearchedTask:
-    """What looking for items of one task takes."""
-
-    renderer: RequestRenderer
-    index: StoredIndex
-    catalogue: Mapping[str, Item]
-    text_of: Callable[[Item], str]
-    hides_seen: bool
-
-    def ordered(
-        self,
-        requests: Sequence[Request],
-        excluded: Sequence[Sequence[str]],
-        users: np.ndarray,
-        found: TopK,
-    ) -> Iterator[tuple[list[str], np.ndarray]]:
-        """Ids of the items for each request, best first, and their scores, which may go on.
-
-        Args:
-          requests: of this task.
-          excluded: of each request, ids that must not come.
-          users: their vectors, `[requests, retrieval]`.
-          found: each request's nearest items, as places in the index, best first.
-        """
-        del requests, excluded, users
-        for items, scores in zip(found.ids, found.scores, strict=True):
-            yield [self.index.ids[item] for item in items[items >= 0]], scores
-
-    def listed(self, ids: Sequence[str], scores: np.ndarray, k: int) -> Answer:
-        """The k best of `ordered` ones; of items with the same text, which tie, only the first.
-
-        There are fewer where the items have fewer texts.
-        """
-        places: dict[str, int] = {}
-        for place, id_ in enumerate(ids):
-            if len(places) == k:
-                break
-            item = self.catalogue.get(id_)
-            places.setdefault(id_ if item is None else self.text_of(item), place)
-        first = list(places.values())
-        ids, scores = [ids[place] for place in first], scores[first]
-        items = scored((self.catalogue.get(id_) or Item(id_, {}) for id_ in ids), scores)
-        titles = [item.title for item in items]
-        return Answer({"item_ids": ids, "scores": scores, "titles": titles}, items)
-
-    def describe(self) -> Mapping[str, Any]:
-        """What the order depends on, for JSON."""
-        manifest = self.index.manifest
-        return {"index": [manifest.model, manifest.content], "exclude_seen": self.hides_seen}
-
-
-class IndexAnswerer(Answerer[SearchedTask]):
+class IndexHandler(Handler):
     """Answers with items of an index, in the order of the two towers' similarities.
 
     Args:
-      resources: see `Answerer`.
+      resources, task: see `Handler`.
       k: how many items, for requests that do not say.
       max_k: the most a request may ask for, at most `depth`.
       depth: so many are searched for in any case, so that all requests run the same program; None:
@@ -400,6 +346,7 @@ class IndexAnswerer(Answerer[SearchedTask]):
     def __init__(
         self,
         resources: Resources,
+        task: str,
         k: int = 10,
         max_k: int = 100,
         depth: int | None = None,
@@ -410,57 +357,99 @@ class IndexAnswerer(Answerer[SearchedTask]):
         self._depth = max(max_k, 100) if depth is None else depth
         if max_k > self._depth:
             raise ConfigError(f"{self._name}.max_k = {max_k} is more than depth = {depth}")
-        super().__init__(resources)
-        self.default_k, self.max_k, self._exclude_seen = k, max_k, exclude_seen
-
-    def open_task(self, task: str) -> SearchedTask:
-        self.resources.retriever().check_task(task)
-        index, data = self.resources.index(task), self.resources.data(task)
-        if data.items and (lost := [id_ for id_ in index.ids if id_ not in data.items]):
+        self.default_k, self.max_k = k, max_k
+        resources.retriever().check_task(task)
+        self._index = index = resources.index(task)
+        super().__init__(resources, task)
+        items = self.data.items
+        if items and (lost := [id_ for id_ in index.ids if id_ not in items]):
             raise DataError(
                 f"the index of '{task}' has the item {lost[0]!r}, which the catalogue lacks (and "
                 f"{len(lost) - 1} more): build it anew with this catalogue"
             )
-        hides_seen = self.resources.hides_seen(task, self._exclude_seen)
-        renderer = self.resources.renderer(task)
-        return SearchedTask(renderer, index, data.items, data.template.item, hides_seen)
+        self._hides_seen = resources.hides_seen(task, exclude_seen)
 
-    def accept(self, request: Request, task: str) -> RequestText:
+    def render(self, request: Request) -> RequestText:
         check_k(request, self.max_k, f"{self._name}.max_k")
-        return self.of_task(task).renderer.render(request)
+        return super().render(request)
 
     def answer(self, accepted: Sequence[Accepted]) -> list[Answer]:
         users = self.resources.retriever().embed_users(
-            [one.text.history for one in accepted], [one.task for one in accepted]
+            [one.text.history for one in accepted], [one.handler.task for one in accepted]
         )
         check_finite(accepted, users)
 
-        def answer(task: str, places: list[int]) -> list[Answer]:
-            state, vectors = self.of_task(task), users[places]
-            requests = [accepted[place].request for place in places]
-            excluded = [excluded_ids(request, state.hides_seen) for request in requests]
-            found = state.index.top_k(vectors, self._depth, excluded, self.resources.batch_sizes)
-            lists = state.ordered(requests, excluded, vectors, found)
-            return [
-                state.listed(ids, scores, request.k or self.default_k)
-                for request, (ids, scores) in zip(requests, lists, strict=True)
-            ]
+        def answer(handler: Any, places: list[int]) -> list[Answer]:
+            return handler._search([accepted[place].request for place in places], users[places])
 
-        return grouped(range(len(accepted)), lambda place: accepted[place].task, answer)
+        return grouped(range(len(accepted)), lambda place: accepted[place].handler, answer)
 
-    def describe(self, task: str) -> Mapping[str, Any]:
-        settings = {"k": self.default_k, "max_k": self.max_k, "depth": self._depth}
-        return {**settings, **self.of_task(task).describe()}
+    def describe(self) -> Mapping[str, Any]:
+        manifest = self._index.manifest
+        return {
+            "k": self.default_k,
+            "max_k": self.max_k,
+            "depth": self._depth,
+            "index": [manifest.model, manifest.content],
+            "exclude_seen": self._hides_seen,
+        }
 
-    def warm_up(self, tasks: Iterable[str]) -> None:
+    def warm_up(self) -> None:
         self.resources.warm_once("retriever", self.resources.retriever().warm_up)
-        for task in tasks:
-            self.of_task(task).index.search.warm_up(self._depth, self.resources.batch_sizes)
+        self._index.search.warm_up(self._depth, self.resources.batch_sizes)
+
+    def _search(self, requests: Sequence[Request], users: np.ndarray) -> list[Answer]:
+        """Answers requests of users `[requests, retrieval]`."""
+        excluded = [excluded_ids(request, self._hides_seen) for request in requests]
+        found = self._index.top_k(users, self._depth, excluded, self.resources.batch_sizes)
+        lists = self._ordered(requests, excluded, users, found)
+        return [
+            self._listed(ids, scores, request.k or self.default_k)
+            for request, (ids, scores) in zip(requests, lists, strict=True)
+        ]
+
+    def _ordered(
+        self,
+        requests: Sequence[Request],
+        excluded: Sequence[Sequence[str]],
+        users: np.ndarray,
+        found: TopK,
+    ) -> Iterator[tuple[list[str], np.ndarray]]:
+        """Ids of the items for each request, best first, and their scores, which may go on.
+
+        Args:
+          requests: of this task.
+          excluded: of each request, ids that must not come.
+          users: their vectors, `[requests, retrieval]`.
+          found: each request's nearest items, as places in the index, best first.
+        """
+        del requests, excluded, users
+        for items, scores in zip(found.ids, found.scores, strict=True):
+            yield [self._index.ids[item] for item in items[items >= 0]], scores
+
+    def _listed(self, ids: Sequence[str], scores: np.ndarray, k: int) -> Answer:
+        """The k best of ordered ones; of items with the same text, which tie, only the first.
+
+        There are fewer where the items have fewer texts.
+        """
+        catalogue, places = self.data.items, dict[str, int]()
+        for place, id_ in enumerate(ids):
+            if len(places) == k:
+                break
+            item = catalogue.get(id_)
+            places.setdefault(id_ if item is None else self.data.template.item(item), place)
+        first = list(places.values())
+        ids, scores = [ids[place] for place in first], scores[first]
+        items = scored((catalogue.get(id_) or Item(id_, {}) for id_ in ids), scores)
+        titles = [item.title for item in items]
+        return Answer({"item_ids": ids, "scores": scores, "titles": titles}, items)
 
 
 @gin.configurable(allowlist=["k", "max_k", "depth", "exclude_seen"])
-class RetrievalAnswers(IndexAnswerer):
-    """Ids *and* scores of the items that fit best; arguments and errors as `IndexAnswerer`."""
+class RetrievalAnswers(IndexHandler):
+    """Ids *and* scores of the items that fit best; arguments and errors as `IndexHandler`."""
+
+    job = "retrieval"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -530,8 +519,8 @@ class EmbeddingsJob(Job):
             "embedding": np.concatenate([predictions.user_vectors, predictions.item_vectors]),
         }
 
-    def answerer(self, resources: Resources) -> Answerer[Any]:
-        return EmbeddingAnswers(resources)
+    def handler(self, resources: Resources, task: str) -> Handler:
+        return EmbeddingAnswers(resources, task)
 
 
 def uniformity(vectors: np.ndarray) -> float:
@@ -552,32 +541,28 @@ def uniformity(vectors: np.ndarray) -> float:
     return float(np.log(np.mean(np.exp(-2.0 * (2.0 - 2.0 * similarity)))))
 
 
-class EmbeddingAnswers(Answerer[RequestRenderer]):
+class EmbeddingAnswers(Handler):
     """User vectors; one batch may mix tasks."""
 
+    job = "embeddings"
     column_types: ClassVar[Mapping[str, str]] = {"embedding": "float"}
 
-    def open_task(self, task: str) -> RequestRenderer:
-        self.resources.retriever().check_task(task)
-        return self.resources.renderer(task, candidates=False)
-
-    def accept(self, request: Request, task: str) -> RequestText:
-        return self.of_task(task).render(request)
+    def __init__(self, resources: Resources, task: str) -> None:
+        resources.retriever().check_task(task)
+        super().__init__(resources, task)
 
     def answer(self, accepted: Sequence[Accepted]) -> list[Answer]:
         vectors = self.resources.retriever().embed_users(
-            [one.text.history for one in accepted], [one.task for one in accepted]
+            [one.text.history for one in accepted], [one.handler.task for one in accepted]
         )
         check_finite(accepted, vectors)
         return [Answer({"embedding": vector}) for vector in vectors]
 
-    def warm_up(self, tasks: Iterable[str]) -> None:
-        retriever = self.resources.retriever()
-        for task in tasks:
-            self.resources.warm_once("retriever", retriever.warm_up)
-            self.resources.warm_once("items", functools.partial(self._warm_up_items, task))
+    def warm_up(self) -> None:
+        self.resources.warm_once("retriever", self.resources.retriever().warm_up)
+        self.resources.warm_once("items", self._warm_up_items)
 
-    def _warm_up_items(self, task: str) -> None:
+    def _warm_up_items(self) -> None:
         """Compiles what embeds items given as text, for every number of rows."""
         retriever = self.resources.retriever()
         length = retriever.options.target_length
@@ -585,4 +570,4 @@ class EmbeddingAnswers(Answerer[RequestRenderer]):
         packed = pack_texts(retriever.vocabulary, texts, length, retriever.candidate_length)
         per_row = -(-len(texts) // len(packed.rows))
         for size in self.resources.batch_sizes:
-            retriever.embed_items(["a"] * (per_row * size), task)
+            retriever.embed_items(["a"] * (per_row * size), self.task)

@@ -5,11 +5,10 @@ Metrics: `auc`, `user_averaged_auc`, `log_loss`, `calibration_error`.
 
 from __future__ import annotations
 
-import abc
 import dataclasses
 import functools
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import gin
@@ -18,7 +17,6 @@ import numpy as np
 from m6rec_jax.data.dataset.schema import DatasetSpec
 from m6rec_jax.engine.candidates.scorer import CandidateScorer
 from m6rec_jax.engine.candidates.scoring import (
-    Scorer,
     chosen_classes,
     class_log_probabilities,
     positive_probability,
@@ -29,7 +27,7 @@ from m6rec_jax.errors import DataError
 from m6rec_jax.jobs.answering import (
     Accepted,
     Answer,
-    Answerer,
+    Handler,
     check_finite,
     scored,
 )
@@ -52,7 +50,7 @@ from m6rec_jax.jobs.resources import Resources
 from m6rec_jax.metrics import classification
 from m6rec_jax.metrics.baselines import MeanBaselines, UserItemCounts
 from m6rec_jax.model import M6Rec
-from m6rec_jax.requests.rendering import RequestRenderer, RequestText
+from m6rec_jax.requests.rendering import RequestText
 from m6rec_jax.requests.request import RejectedRow, Request, RequestFields
 
 log = logging.getLogger(__name__)
@@ -154,8 +152,8 @@ class ScoringJob(Job):
         chosen = chosen_classes(data.positive_classes, probabilities.shape[-1])
         return super().score_columns(data, {**found, "probability": probabilities @ chosen})
 
-    def answerer(self, resources: Resources) -> Answerer[Any]:
-        return ScoringAnswers(resources)
+    def handler(self, resources: Resources, task: str) -> Handler:
+        return ScoringAnswers(resources, task)
 
 
 def labelled_candidates(
@@ -247,79 +245,72 @@ def baseline_metrics(
     }
 
 
-class CandidateAnswerer(Answerer[RequestRenderer]):
+class CandidateHandler(Handler):
     """Scores the candidates of requests; subclasses say what that means.
 
     Args:
-      resources: see `Answerer`.
-      candidates_field: where a request has its candidates.
+      resources, task: see `Handler`.
+      scorer: of the candidates.
+      candidates_field: where a request has them.
     """
 
-    def __init__(self, resources: Resources, candidates_field: str = "candidates") -> None:
-        super().__init__(resources)
-        self._field = candidates_field
+    renders_candidates = True
 
-    @abc.abstractmethod
-    def scorer(self, task: str) -> CandidateScorer:
-        """What scores the candidates of a task's requests."""
+    def __init__(
+        self,
+        resources: Resources,
+        task: str,
+        scorer: CandidateScorer,
+        candidates_field: str = "candidates",
+    ) -> None:
+        super().__init__(resources, task, RequestFields(candidates_field))
+        self._scorer, self._field = scorer, candidates_field
 
-    def fields(self, task: str) -> RequestFields:
-        del task
-        return RequestFields(self._field)
-
-    def accept(self, request: Request, task: str) -> RequestText:
-        text = self.of_task(task).render(request)
-        self.check_candidates(text.candidates, task)
+    def render(self, request: Request) -> RequestText:
+        text = super().render(request)
+        self.check_candidates(text.candidates)
         return text
 
-    def candidate_texts(self, request: Request, task: str) -> list[str]:
-        """The texts of a request's candidates alone; raises as `accept`."""
-        return self.of_task(task).candidates(request)
-
-    def check_candidates(self, texts: Sequence[str], task: str) -> None:
+    def check_candidates(self, texts: Sequence[str]) -> None:
         """Raises RejectedRow where a candidate's text cannot be scored."""
-        scorer = self.scorer(task)
         for index, candidate in enumerate(texts):
             try:
-                scorer.check(candidate, task)
+                self._scorer.check(candidate, self.task)
             except DataError as error:
                 path = f"{self._field}[{index}]"
                 raise RejectedRow("no_text", f"{path!r} cannot be scored: {error}") from None
 
-    def describe(self, task: str) -> Mapping[str, Any]:
-        del task
+    def describe(self) -> Mapping[str, Any]:
         return {"candidates_field": self._field}
 
-    def warm_up(self, tasks: Iterable[str]) -> None:
-        for task in tasks:
-            scorer = self.scorer(task)
-            self.resources.warm_once(scorer.program_name, scorer.warm_up)
+    def warm_up(self) -> None:
+        self.resources.warm_once(self._scorer.program_name, self._scorer.warm_up)
 
 
 @gin.configurable(allowlist=["candidates_field"])
-class ScoringAnswers(CandidateAnswerer):
+class ScoringAnswers(CandidateHandler):
     """The probability of each candidate; one batch may mix tasks.
 
     Args:
-      resources: see `Answerer`.
+      resources, task: see `Handler`.
       candidates_field: where a request has its candidates. 'item_ids' scores what retrieval found.
     """
 
+    job = "scoring"
     column_types: ClassVar[Mapping[str, str]] = {"probabilities": "float"}
 
-    def open_task(self, task: str) -> RequestRenderer:
-        self.scorer(task).check_task(task)
-        return self.resources.renderer(task)
-
-    def scorer(self, task: str) -> Scorer:
-        del task
-        return self.resources.scorer()
+    def __init__(
+        self, resources: Resources, task: str, candidates_field: str = "candidates"
+    ) -> None:
+        scorer = resources.scorer()
+        scorer.check_task(task)
+        super().__init__(resources, task, scorer, candidates_field)
 
     def answer(self, accepted: Sequence[Accepted]) -> list[Answer]:
         scores = self.resources.scorer().score_requests(
             [one.text.history for one in accepted],
             [one.text.candidates for one in accepted],
-            [one.task for one in accepted],
+            [one.handler.task for one in accepted],
             [self._repeats(one) for one in accepted],
         )
         check_finite(accepted, scores)
@@ -330,7 +321,8 @@ class ScoringAnswers(CandidateAnswerer):
 
     def _repeats(self, one: Accepted) -> list[bool]:
         """Which candidates the user had before, where the task's negatives tell them apart."""
-        if self.resources.settings(one.task).repeat_sampling_rate is None:
+        handler = one.handler
+        if self.resources.settings(handler.task).repeat_sampling_rate is None:
             return [False] * len(one.text.candidates)
-        had = self.of_task(one.task).had(one.request)
+        had = handler.renderer.had(one.request)
         return [item.id in had for item in one.request.candidates]

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import gin
 import numpy as np
@@ -22,12 +21,11 @@ from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.jobs.answering import (
     Accepted,
-    Answerer,
+    Handler,
     ScoredItem,
     check_default_k,
     check_finite,
     check_k,
-    grouped,
 )
 from m6rec_jax.jobs.dialogue_items import (
     RecommendationJob,
@@ -40,7 +38,7 @@ from m6rec_jax.jobs.language import LanguagePredictions
 from m6rec_jax.jobs.resources import Resources
 from m6rec_jax.metrics import ranking
 from m6rec_jax.model import M6Rec
-from m6rec_jax.requests.rendering import RequestRenderer, RequestText
+from m6rec_jax.requests.rendering import RequestText
 from m6rec_jax.requests.request import RejectedRow, Request, RequestFields
 from m6rec_jax.text.records import Item
 from m6rec_jax.text.writing_templates import WritingTemplate
@@ -103,8 +101,8 @@ class TitleRecommendationJob(RecommendationJob):
             language=language,
         )
 
-    def answerer(self, resources: Resources) -> Answerer[Any]:
-        return TitlesAnswers(resources)
+    def handler(self, resources: Resources, task: str) -> Handler:
+        return TitlesAnswers(resources, task)
 
     @property
     def asked_of(self) -> tuple[str, ...]:
@@ -186,34 +184,8 @@ class RecommendedTitles:
         return {name: getattr(self, name) for name in self.column_types}
 
 
-class _TitlesTask(NamedTuple):
-    """The catalogue as one task writes it; `towers`: the task whose towers order `shared`."""
-
-    renderer: RequestRenderer
-    template: WritingTemplate
-    ids: Sequence[str]
-    index_of: Mapping[str, int]
-    items_of_title: Mapping[str, Sequence[int]]
-    trie: TitleTrie
-    num_beams: int
-    towers: str | None
-    shared: SharedTitles | None
-
-    def excluded(self, request: Request, exclude_seen: bool) -> list[int]:
-        """Indices of seen items; one without an id is seen where it has the title of others."""
-        excluded = [self.index_of[id_] for id_ in request.exclude if id_ in self.index_of]
-        for _, item in request.history if exclude_seen else ():
-            if item.id:
-                excluded += [self.index_of[item.id]] if item.id in self.index_of else []
-                continue
-            # An item without what a title needs has no title of the catalogue.
-            with contextlib.suppress(DataError):
-                excluded += self.items_of_title.get(_title(self.template, item), [])
-        return sorted(set(excluded))
-
-
 @gin.configurable(allowlist=["k", "max_k", "exclude_seen"])
-class TitlesAnswers(Answerer[_TitlesTask]):
+class TitlesAnswers(Handler):
     """Ids of items whose titles the model finds likeliest.
 
     Titles are generated over a trie of the catalogue, so all of them exist; those of which all
@@ -224,7 +196,7 @@ class TitlesAnswers(Answerer[_TitlesTask]):
     the prefix's attributes in `about`; missing ones are left out.
 
     Args:
-      resources: see `Answerer`.
+      resources, task: see `Handler`.
       k: how many titles, for requests that do not say.
       max_k: the most titles a request may ask for; so many beams search in any case.
       exclude_seen: leave out the items of a request's behaviours, beside those of its `exclude`;
@@ -234,21 +206,19 @@ class TitlesAnswers(Answerer[_TitlesTask]):
       ConfigError: k is not between 1 and max_k.
     """
 
+    job = "title_recommendation"
     column_types = RecommendedTitles.column_types
 
     def __init__(
         self,
         resources: Resources,
+        task: str,
         k: int = 10,
         max_k: int = MAX_K,
         exclude_seen: bool | None = None,
     ) -> None:
         check_default_k(k, max_k, "TitlesAnswers")
-        super().__init__(resources)
-        self._k, self._max_k, self._exclude_seen = k, max_k, exclude_seen
-
-    def open_task(self, task: str) -> _TitlesTask:
-        data, kind = self.resources.data(task), self.resources.settings(task).writing
+        data, kind = resources.data(task), resources.settings(task).writing
         writing = data.template.writing
         if kind not in NAMING or kind not in writing:
             raise ConfigError(
@@ -258,109 +228,107 @@ class TitlesAnswers(Answerer[_TitlesTask]):
             )
         if not data.items:
             raise DataError("the catalogue is empty: there is nothing to recommend")
-        template, generator = writing[kind], self.resources.generator(task)
-        items, items_of_title = list(data.items.values()), dict[str, list[int]]()
-        trie = trie_of_items(template, items, generator)
+        super().__init__(resources, task, RequestFields(None, about="about"))
+        self._k, self._max_k = k, max_k
+        self._hides_seen = resources.hides_seen(task, exclude_seen)
+        self._template, self._generator = writing[kind], resources.generator(task)
+        items = list(data.items.values())
+        self._trie = trie_of_items(self._template, items, self._generator)
+        self._num_beams = min(max_k, len(self._trie))
+        self._ids = list(data.items)
+        self._index_of = {id_: index for index, id_ in enumerate(self._ids)}
+        self._items_of_title: dict[str, list[int]] = {}
         for index, item in enumerate(items):
-            items_of_title.setdefault(_title(template, item), []).append(index)
-        shared = towers = None
-        if self.resources.model.model.config.prompts.retrieval_dim and len(trie.shared_indices()):
-            towers = self.resources.beside(task, "retrieval")
-        if towers is not None:
+            self._items_of_title.setdefault(_title(self._template, item), []).append(index)
+        # The task whose towers order items of one title.
+        self._towers: str | None = None
+        if resources.model.model.config.prompts.retrieval_dim and len(self._trie.shared_indices()):
+            self._towers = resources.beside(task, "retrieval")
+        self._shared: SharedTitles | None = None
+        if self._towers is not None:
             texts = [data.template.item(item) for item in items]
-            shared = SharedTitles(self.resources.retriever(), trie, texts, towers)
-        return _TitlesTask(
-            self.resources.renderer(task, candidates=False),
-            template,
-            list(data.items),
-            {id_: index for index, id_ in enumerate(data.items)},
-            items_of_title,
-            trie,
-            min(self._max_k, len(trie)),
-            towers,
-            shared,
-        )
+            self._shared = SharedTitles(resources.retriever(), self._trie, texts, self._towers)
 
-    def fields(self, task: str) -> RequestFields:
-        del task
-        return RequestFields(None, about="about")
+    @property
+    def group(self) -> Hashable:
+        """One task at a time."""
+        return self.job, self.task
 
-    def accept(self, request: Request, task: str) -> RequestText:
+    def render(self, request: Request) -> RequestText:
         check_k(request, self._max_k, "TitlesAnswers.max_k")
-        state, generator = self.of_task(task), self.resources.generator(task)
-        text, about = state.renderer.render(request), _about(request)
+        generator, text, about = self._generator, super().render(request), _about(request)
         try:
-            source = state.template.source(text.history, about)
-            number = len(generator.vocabulary.encode(state.template.render_prefix(about)))
+            source = self._template.source(text.history, about)
+            number = len(generator.vocabulary.encode(self._template.render_prefix(about)))
         except DataError as error:
             raise RejectedRow("no_text", f"'about' says too little: {error}") from None
-        if number + state.trie.length > generator.max_tokens:
+        if number + self._trie.length > generator.max_tokens:
             raise RejectedRow(
                 "no_text",
                 f"'about' makes {number} tokens before the title, which leave no room for the "
-                f"longest one, of {state.trie.length}, in {generator.max_tokens}",
+                f"longest one, of {self._trie.length}, in {generator.max_tokens}",
             )
         return text._replace(history=source)
 
     def answer(self, accepted: Sequence[Accepted]) -> list[RecommendedTitles]:
-        answers = grouped(accepted, lambda one: one.task, self._answer)
-        check_finite(accepted, (answer.log_probabilities for answer in answers))
-        return answers
-
-    def _answer(self, task: str, accepted: Sequence[Accepted]) -> list[RecommendedTitles]:
-        state = self.of_task(task)
-        hides = self.resources.hides_seen(task, self._exclude_seen)
-        histories = [one.text.history for one in accepted]
         requests = [
             TextRequest(
                 one.text.history,
-                state.template.render_prefix(_about(one.request)),
-                task,
-                seen=state.excluded(one.request, hides),
+                self._template.render_prefix(_about(one.request)),
+                self.task,
+                seen=self._excluded(one.request),
             )
             for one in accepted
         ]
-        scores = None if state.shared is None else state.shared.item_scores(histories)
-        best = self.resources.generator(task).recommend(
-            requests, state.trie, state.num_beams, item_scores=scores
-        )
+        scores = None
+        if self._shared is not None:
+            scores = self._shared.item_scores([one.text.history for one in accepted])
+        best = self._generator.recommend(requests, self._trie, self._num_beams, item_scores=scores)
         answers = []
         for one, titles in zip(accepted, best, strict=True):
             k = one.request.k or self._k
             rows = [(item, title) for title in titles[:k] for item in title.indices]
             answers.append(
                 RecommendedTitles(
-                    [state.ids[item] for item, _ in rows],
+                    [self._ids[item] for item, _ in rows],
                     [title.title for _, title in rows],
                     [title.score for _, title in rows],
                 )
             )
+        check_finite(accepted, (answer.log_probabilities for answer in answers))
         return answers
 
-    def describe(self, task: str) -> Mapping[str, Any]:
-        state = self.of_task(task)
-        towers = state.towers and self.resources.model.fingerprint(state.towers)
+    def describe(self) -> Mapping[str, Any]:
         return {
-            "template": state.template.to_spec(),
-            "ordered_by": towers,
+            "template": self._template.to_spec(),
+            "ordered_by": self._towers and self.resources.model.fingerprint(self._towers),
             "k": self._k,
             "max_k": self._max_k,
-            "exclude_seen": self.resources.hides_seen(task, self._exclude_seen),
+            "exclude_seen": self._hides_seen,
         }
 
-    def warm_up(self, tasks: Iterable[str]) -> None:
-        for task in tasks:
-            state, generator = self.of_task(task), self.resources.generator(task)
-            key = ("titles", generator.max_tokens, state.num_beams, state.trie.shapes)
-            self.resources.warm_once(key, functools.partial(self._warm, task))
+    def warm_up(self) -> None:
+        key = ("titles", self._generator.max_tokens, self._num_beams, self._trie.shapes)
+        self.resources.warm_once(key, self._warm)
 
-    def _warm(self, task: str) -> None:
-        state, generator = self.of_task(task), self.resources.generator(task)
-        for history in generator.warm_up_histories():
+    def _excluded(self, request: Request) -> list[int]:
+        """Indices of seen items; one without an id is seen where it has the title of others."""
+        excluded = [self._index_of[id_] for id_ in request.exclude if id_ in self._index_of]
+        for _, item in request.history if self._hides_seen else ():
+            if item.id:
+                excluded += [self._index_of[item.id]] if item.id in self._index_of else []
+                continue
+            # An item without what a title needs has no title of the catalogue.
+            with contextlib.suppress(DataError):
+                excluded += self._items_of_title.get(_title(self._template, item), [])
+        return sorted(set(excluded))
+
+    def _warm(self) -> None:
+        for history in self._generator.warm_up_histories():
             for size in self.resources.batch_sizes:
-                for seen in state.trie.warm_up_seen():
-                    requests = [TextRequest(history, task=task, seen=seen)] * size
-                    generator.recommend(requests, state.trie, state.num_beams)
+                for seen in self._trie.warm_up_seen():
+                    requests = [TextRequest(history, task=self.task, seen=seen)] * size
+                    self._generator.recommend(requests, self._trie, self._num_beams)
 
 
 def _title(template: WritingTemplate, item: Item) -> str:

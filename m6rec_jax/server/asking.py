@@ -78,18 +78,13 @@ class Asking:
         self._accepted.append(accepted)
         return accepted
 
-    async def accept_text(self, *args: Any, **asked: Any) -> Accepted:
-        """See `Snapshot.accept_text`."""
-        return await run_in_threadpool(self.snapshot.accept_text, *args, **asked)
-
     async def answer(self, *accepted: Accepted) -> list[Result]:
         """Answers of these requests, which may share a batch; errors as `Scheduler.submit`."""
         futures: list[Queued[Any]] = []
         began = time.monotonic()
         try:
             for one in accepted:
-                service = self.snapshot.service
-                futures.append(self._scheduler.submit(service, one, deadline=self._deadline))
+                futures.append(self._scheduler.submit(one, deadline=self._deadline))
             results = [await self._unless_gone(asyncio.wrap_future(f)) for f in futures]
             started = min((future.began for future in futures), default=began)
             self._seconds["wait"] += started - began
@@ -101,7 +96,7 @@ class Asking:
 
     async def call_together(self, function: Callable[[list[Any]], list[Any]], argument: Any) -> Any:
         """What a function gives for an argument, see `Scheduler.call_together`."""
-        sizes = self.snapshot.service.resources.batch_sizes
+        sizes = self.snapshot.service.batch_sizes
         future = self._scheduler.call_together(function, argument, sizes, deadline=self._deadline)
         try:
             return await self._unless_gone(asyncio.wrap_future(future))
@@ -118,7 +113,6 @@ class Asking:
             loop.call_soon_threadsafe(texts.put_nowait, text)
 
         future = self._scheduler.submit(
-            self.snapshot.service,
             accepted,
             on_text=lambda _, text: put(text),
             deadline=self._deadline,
@@ -143,7 +137,10 @@ class Asking:
 
     def debug(self) -> dict[str, Any]:
         """What the model read, and what it took, as `schemas.Debug`."""
-        read = [{"task": one.task, "job": one.job, **one.text._asdict()} for one in self._accepted]
+        read = [
+            {"task": one.handler.task, "job": one.handler.job, **one.text._asdict()}
+            for one in self._accepted
+        ]
         seconds = self._seconds | {"total": time.monotonic() - self._began}
         return {
             "read": read,

@@ -24,7 +24,7 @@ def of_snapshot(app: FastAPI, snapshot: Snapshot | None) -> dict[str, Any]:
     if snapshot is None:
         return document
     components = document["components"]["schemas"]
-    data_sets = list(snapshot.data_sets().values())
+    data_sets = list(snapshot.data_sets.values())
     for name in data_sets[0].kinds if data_sets else ():
         shown, parts = msgspec.json.schema_components(
             [types.kinds[name] for types in data_sets], ref_template="#/components/schemas/{name}"
@@ -39,7 +39,7 @@ def of_snapshot(app: FastAPI, snapshot: Snapshot | None) -> dict[str, Any]:
 def _examples(snapshot: Snapshot) -> dict[str, Any]:
     """A body that is answered, by schema; none where nothing can be asked."""
     bodies: dict[str, Any] = {}
-    for task, job in sorted(snapshot.pairs):
+    for task, job in sorted(snapshot.handlers):
         if (
             job not in _JOBS
             or _JOBS[job][0] in bodies
@@ -65,7 +65,7 @@ def _examples(snapshot: Snapshot) -> dict[str, Any]:
 
 def _row(snapshot: Snapshot, task: str, job: str) -> dict[str, Any] | None:
     """A request of a task that can be answered; None: none was thought of."""
-    data = snapshot.service.data(task, job)
+    data = snapshot.handlers[task, job].data
     ids = list(itertools.islice(data.items, 3))
     event: dict[str, Any] = {"item": ids[0], "time": int(snapshot.since) - 86_400} if ids else {}
     if event and data.spec.events.value:

@@ -97,7 +97,7 @@ def _answered(
 
 def _describe(asked: Asking, task: str, job: str, items: list[dict[str, Any]]) -> None:
     """Adds what people read of items: details, and what of the history goes with them."""
-    data = asked.snapshot.service.data(task, job)
+    data = asked.snapshot.handlers[task, job].data
     try:
         because = data.together([item["id"] for item in items], asked.history)
     except (ConfigError, DataError):  # such as data without co-occurrence
@@ -122,11 +122,11 @@ async def _ranked(asked: Asking, body: schemas.Ask, task: str | None, job: str) 
 async def _by_retrieval(asked: Asking, body: schemas.Recommend) -> dict[str, Any]:
     snapshot = asked.snapshot
     task = snapshot.task(body.task, "retrieval")
-    job = "reranking" if (task, "reranking") in snapshot.pairs else "retrieval"
+    job = "reranking" if (task, "reranking") in snapshot.handlers else "retrieval"
     scorer = _scorer(asked, task, body.scorer)
-    answerer: Any = snapshot.service.answerer(job)
-    wanted = body.k or answerer.default_k
-    depth = min(_SCORED, answerer.max_k)
+    handler = snapshot.handler(task, job)
+    wanted = body.k or handler.default_k
+    depth = min(_SCORED, handler.max_k)
     row = _row(body, k=max(wanted, depth) if scorer else wanted)
     (found,) = await asked.answer(await asked.accept(row, task, job))
     items: list[dict[str, Any]] = _items(found)
@@ -147,11 +147,10 @@ def _scorer(asked: Asking, task: str, name: str | None) -> str | None:
     snapshot = asked.snapshot
     if name is not None:
         return snapshot.task(name, "scoring", "scorer") if name else None
-    beside = snapshot.service.resources.beside(task, "scoring")
-    if beside is None or (beside, "scoring") not in snapshot.pairs:
-        return None
+    beside = snapshot.service.beside(task, "scoring")
+    handler = snapshot.handlers.get((beside or "", "scoring"))
     # Without a catalogue ids say nothing of their items.
-    return beside if snapshot.service.data(beside, "scoring").items else None
+    return beside if handler is not None and handler.data.items else None
 
 
 async def _write(asked: Asking, body: schemas.Write, kind: str | None = None) -> dict[str, Any]:

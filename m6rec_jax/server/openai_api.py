@@ -19,6 +19,7 @@ from m6rec_jax.engine.decoding.text_decoding import TextOptions
 from m6rec_jax.engine.task_settings import dialogue_part
 from m6rec_jax.jobs.answering import Accepted
 from m6rec_jax.jobs.conversation import Answer, Conversation, Dialogue
+from m6rec_jax.requests.rendering import RequestText
 from m6rec_jax.requests.request import RejectedRow
 from m6rec_jax.server import schemas
 from m6rec_jax.server.asking import Asking, Server, asking, events
@@ -102,7 +103,7 @@ async def _embed(asked: Asking, body: schemas.Embeddings) -> dict[str, Any]:
     texts = [body.input] if isinstance(body.input, str) else body.input
     name = body.model.removesuffix(_ITEMS)
     task = snapshot.task(name, "retrieval", "model")
-    retriever = snapshot.service.resources.retriever()
+    retriever = snapshot.service.retriever()
     retriever.check_task(task)
     width = snapshot.service.model.model.config.prompts.retrieval_dim
     if body.dimensions not in (None, width):
@@ -112,8 +113,9 @@ async def _embed(asked: Asking, body: schemas.Embeddings) -> dict[str, Any]:
         field = f"input[{counts.index(0)}]"
         raise ApiError(409, "no_text", f"'{field}' has no words", field)
     if name == body.model:
+        handler, nobody = snapshot.handler(task, "embeddings"), text_request()
         accepted = [
-            await asked.accept_text(text.splitlines() or [""], task, "embeddings") for text in texts
+            handler.rendered(nobody, RequestText(text.splitlines() or [""], [])) for text in texts
         ]
         vectors = [one.columns()["embedding"] for one in await asked.answer(*accepted)]
     else:
@@ -141,9 +143,9 @@ async def _accept_completion(
     """The task, its requests, and the fields of the body that mean nothing to it."""
     snapshot = asked.snapshot
     task = writing_task(asked, body.model, field="model")
-    answerer: Any = snapshot.service.answerer("generation")
+    handler = snapshot.handler(task, "generation")
     ignored = body.ignored
-    if not answerer.one_by_one(task):
+    if not handler.one_by_one:
         ignored += [name for name in _DECODING if getattr(body, name) is not None]
     stops = [body.stop] if isinstance(body.stop, str) else body.stop or ()
     wanted = TextOptions(body.max_tokens, [*filter(None, stops)], body.temperature, body.top_p)
@@ -154,20 +156,22 @@ async def _accept_completion(
             return task, [one._replace(wanted=wanted)], ignored
         item = Item("", {})
         if body.item is not None:
-            item = await run_in_threadpool(snapshot.item, body.item, task, "generation")
-        answerer.check_item(item, task, "item")
+            snapshot.row_types(handler).check(body.item, "Item", "item")
+            (item,) = handler.parser.items([body.item])
+        handler.check_item(item, "item")
     except RejectedRow as problem:  # of the one entry of a list
         said = re.sub(r"^'(candidates|items)(\[0\])?", "'item", str(problem))
         raise RejectedRow(problem.kind, said) from None
-    one_text = snapshot.tasks[task].reads_text
-    accepted = [
-        await asked.accept_text(
-            *([text] if one_text else text.splitlines() or [""], task, "generation"),
-            request=text_request([item]),
-            number=body.seed or 0,
-            wanted=wanted,
-        )
+    one_text, about = snapshot.tasks[task].reads_text, text_request([item])
+    histories = [
+        [text] if one_text else text.splitlines() or [""]
         for text in ([body.prompt] if isinstance(body.prompt, str) else body.prompt)
+    ]
+    accepted = [
+        await run_in_threadpool(
+            handler.rendered, about, RequestText(history, []), body.seed or 0, wanted
+        )
+        for history in histories
     ]
     return task, accepted, ignored
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import re
 import uuid
-from collections.abc import Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -13,11 +12,12 @@ from starlette.concurrency import run_in_threadpool
 
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.jobs.answering import Accepted
+from m6rec_jax.requests.rendering import RequestText
 from m6rec_jax.requests.request import RejectedRow
 from m6rec_jax.server import schemas
 from m6rec_jax.server.asking import Server, asking
 from m6rec_jax.server.errors import StrictRoute
-from m6rec_jax.server.snapshots import ANY_TASK, Snapshot, text_request
+from m6rec_jax.server.snapshots import ANY_TASK, Snapshot
 from m6rec_jax.text.records import Item
 
 # Kinds of tasks that score candidates, and jobs that do, the best for it first.
@@ -78,32 +78,30 @@ def _task(snapshot: Snapshot, model: str) -> tuple[str, str]:
 
 def _accept(snapshot: Snapshot, body: schemas.Rerank, task: str, job: str) -> Accepted:
     """Objects are rendered as items, texts are read as they are."""
-    documents = [_text(document) for document in body.documents]
+    handler, documents = snapshot.handler(task, job), [_text(one) for one in body.documents]
     places = [index for index, text in enumerate(documents) if text is None]
-    entries = [body.documents[index] for index in places]
-    user = text_request()
-    history: Sequence[str] = ()
-    rendered: Sequence[str] = ()
+    entries = {"candidates": [body.documents[index] for index in places]}
     try:
-        if not isinstance(body.query, str):
-            # What is known of a user counts for the texts of candidates, too.
-            accepted = snapshot.accept({**body.query, "candidates": entries}, task, job)
-            user, (history, rendered) = accepted.request, accepted.text
-        else:
+        if isinstance(body.query, str):
+            request: Any = handler.parser.parse(snapshot.checked(entries, handler))
+            rendered = handler.renderer.candidates(request) if places else []
             history = body.query.splitlines() or [""]
-            if entries:
-                user, rendered = snapshot.candidates(entries, task, job)
-        items = dict(zip(places, user.candidates, strict=True))
-        texts = dict(zip(places, rendered, strict=True))
-        about = tuple(items.get(index, Item("", {})) for index in range(len(documents)))
-        user, places = dataclasses.replace(user, candidates=about), [*range(len(documents))]
-        candidates = [texts.get(i) or text or "" for i, text in enumerate(documents)]
-        return snapshot.accept_text(history, task, job, candidates, user)
+        else:
+            # What is known of a user counts for the texts of candidates, too.
+            _, request, (history, rendered), *_ = snapshot.accept(body.query | entries, task, job)
+        items = zip(request.candidates, rendered, strict=True)
+        pairs = [next(items) if text is None else (Item("", {}), text) for text in documents]
+        places = [*range(len(documents))]
+        text = RequestText(history, [text for _, text in pairs])
+        handler.check_candidates(text.candidates)
     except RejectedRow as problem:  # of a candidate: said of the document that it stands for
         said = re.sub(
             r"^'candidates\[(\d+)\]", lambda at: f"'documents[{places[int(at[1])]}]", str(problem)
         )
         raise RejectedRow(problem.kind, said) from None
+    candidates = tuple(item for item, _ in pairs)
+    accepted: Accepted = handler.rendered(dataclasses.replace(request, candidates=candidates), text)
+    return accepted
 
 
 def _text(document: Any) -> str | None:

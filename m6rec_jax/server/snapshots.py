@@ -14,15 +14,13 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from m6rec_jax.bank.loaded import LoadedBank
-from m6rec_jax.engine.decoding.text_decoding import TextOptions
 from m6rec_jax.engine.task_settings import TaskSettings, dialogue_part
 from m6rec_jax.errors import ConfigError, DataError, M6RecError
-from m6rec_jax.jobs.answering import Accepted
+from m6rec_jax.jobs.answering import Accepted, Handler
 from m6rec_jax.jobs.conversation import Conversation
 from m6rec_jax.jobs.job import job_of
 from m6rec_jax.jobs.job import jobs as all_jobs
-from m6rec_jax.requests.rendering import RequestText
-from m6rec_jax.requests.request import RejectedRow, Request
+from m6rec_jax.requests.request import Request
 from m6rec_jax.requests.serving_data import ServingData
 from m6rec_jax.server.errors import ApiError
 from m6rec_jax.server.rows import RowTypes
@@ -45,8 +43,10 @@ class Snapshot:
       jobs: that may be asked beside what tasks are for, see `launch.serve`.
 
     Attributes:
-      pairs: tasks and the jobs that they can be asked for; nothing is compiled for these any more.
+      handlers: of tasks and the jobs that they can be asked for; nothing is compiled for these any
+        more.
       described: by pair what answered, for answers.
+      data_sets: what requests of each data set may hold, by its name.
       since: unix seconds.
       conversation: a dialogue to be `resumed`; None: the model has no tasks for it.
       no_conversation: why not.
@@ -57,39 +57,43 @@ class Snapshot:
 
     def __init__(self, service: Service, version: int, jobs: Collection[str] = ()) -> None:
         self.service, self.version, self.since = service, version, time.time()
-        self._jobs, resources, pairs = frozenset(jobs), service.resources, service.answerable()
+        self.tasks: Mapping[str, TaskSettings] = service.model.settings.tasks
+        self._jobs, pairs = frozenset(jobs), service.answerable()
         for name, job in all_jobs().items():
             if job.answers() and (not job.on_request or name in self._jobs or self.named(name)):
                 pairs += self._further_pairs(name, pairs)
         service.warm_up(pairs)
-        self.pairs = frozenset(pairs)
+        self.handlers = {pair: service.handler(*pair) for pair in dict.fromkeys(pairs)}
         self.described: Mapping[tuple[str, str], Mapping[str, Any]] = {
             (task, job): {
                 "task": task,
                 "job": job,
                 "prompts": service.model.fingerprint(task),
-                "data": service.data(task, job).fingerprint,
+                "data": handler.data.fingerprint,
                 "snapshot": version,
             }
-            for task, job in dict.fromkeys(pairs)
+            for (task, job), handler in self.handlers.items()
         }
-        self._row_types: dict[int, RowTypes] = {}  # by the data, which many pairs share
+        data = {id(handler.data): handler.data for handler in self.handlers.values()}
+        self._row_types = {
+            key: RowTypes(one.spec, one.statistics_names()) for key, one in data.items()
+        }
+        self.data_sets = {
+            handler.data.spec.name: self._row_types[id(handler.data)]
+            for (task, _), handler in sorted(self.handlers.items(), key=lambda pair: pair[0])
+            if not self.tasks[task].reads_text
+        }
         self.conversation: Conversation | None = None
         self.no_conversation = "the model has no task of dialogues"
         if any(map(dialogue_part, self.tasks.values())):
             try:
-                prepared = resources.options.prepared
-                self.conversation = open_conversation(service.model, prepared, resources=resources)
-                resources.warm_once(self.conversation.shapes, self.conversation.warm_up)
+                prepared = service.options.prepared
+                self.conversation = open_conversation(service.model, prepared, resources=service)
+                service.warm_once(self.conversation.shapes, self.conversation.warm_up)
             except (ConfigError, DataError) as error:
                 self.no_conversation = str(error)
                 log.warning("no chat: %s", error)
-        resources.earlier.clear()  # all that is needed has been read
-
-    @property
-    def tasks(self) -> Mapping[str, TaskSettings]:
-        """Settings of all tasks, by name."""
-        return self.service.model.settings.tasks
+        service.earlier.clear()  # all that is needed has been read
 
     def named(self, *kinds: str) -> list[str]:
         """Names of the tasks of these kinds, those of dialogues left out."""
@@ -97,14 +101,14 @@ class Snapshot:
 
     def jobs(self, task: str) -> list[str]:
         """What a task can be asked for."""
-        return sorted(job for name, job in self.pairs if name == task)
+        return sorted(job for name, job in self.handlers if name == task)
 
     def data_of(self, task: str) -> ServingData | None:
         """Catalogue and columns of a task's requests; None: it takes none."""
         if self.tasks[task].reads_text:
             return None
         jobs = self.jobs(task)
-        return self.service.data(task, jobs[0]) if jobs else None
+        return self.handlers[task, jobs[0]].data if jobs else None
 
     def task(self, name: str | None, job: str, field: str = "task") -> str:
         """The task that is meant; `field` of the body names it.
@@ -121,93 +125,17 @@ class Snapshot:
                 raise ApiError(404, "unknown_task", str(error), field) from None
             raise
 
-    def accept(self, row: Mapping[str, Any], task: str, job: str, number: int = 0) -> Accepted:
-        """Checks and renders a request; now is its time where it names none.
+    def handler(self, task: str, job: str) -> Any:
+        """What answers a task's requests for a job.
 
         Raises:
-          RejectedRow: as `Service.accept`, and where a field is none of the data set's.
-          ConfigError, DataError: as `Service.accept`.
+          ConfigError: nothing is compiled for it, which would hold up all others; says what to do.
         """
-        self._check_compiled(task, job)
-        self.row_types(task, job).check(row)
-        row = {"history": [], **row}
-        if row.get("time") is None:
-            row["time"] = time.time()
-        accepted = self.service.accept(row, task=task, job=job, number=number)
-        if isinstance(accepted, RejectedRow):
-            raise accepted
-        return accepted
-
-    def candidates(
-        self, entries: Sequence[Any], task: str, job: str
-    ) -> tuple[Request, Sequence[str]]:
-        """A request of candidates alone, ids or objects, and their texts; raises as `accept`."""
-        self.row_types(task, job).check({"candidates": entries})
-        return self.service.candidates(entries, task=task, job=job, time=time.time())
-
-    def item(self, entry: Any, task: str, job: str) -> Item:
-        """The item that an id or an object means, `item` in errors; raises as `accept`."""
-        self.row_types(task, job).check(entry, "Item", "item")
-        return self.service.item(entry, task=task, job=job)
-
-    def row_types(self, task: str, job: str) -> RowTypes:
-        """What requests of a task may hold."""
-        data = self.service.data(task, job)
-        if id(data) not in self._row_types:
-            self._row_types[id(data)] = RowTypes(data.spec, data.statistics_names())
-        return self._row_types[id(data)]
-
-    def data_sets(self) -> dict[str, RowTypes]:
-        """What requests of each data set may hold, by its name."""
-        return {
-            self.service.data(task, job).spec.name: self.row_types(task, job)
-            for task, job in sorted(self.pairs)
-            if not self.tasks[task].reads_text
-        }
-
-    def accept_text(
-        self,
-        history: Sequence[str],
-        task: str,
-        job: str,
-        candidates: Sequence[str] = (),
-        request: Request | None = None,
-        number: int = 0,
-        wanted: TextOptions | None = None,
-    ) -> Accepted:
-        """A request that is text already, in place of what `accept` renders.
-
-        Args:
-          history: segments: profile, behaviours, context.
-          task, job, number: as for `accept`.
-          candidates: as the model reads them.
-          request: what is known beside the texts; None: nothing.
-          wanted: of its texts; None: what `Decoding` says.
-
-        Raises:
-          RejectedRow: a candidate without words.
-          ConfigError: the task is none for the job.
-        """
-        self._check_compiled(task, job)
-        if candidates:
-            answerer: Any = self.service.answerer(job)
-            answerer.check_candidates(candidates, task)
-        text = RequestText([*history], [*candidates])
-        request = request or text_request()
-        accepted = Accepted(job, task, request, text, number, wanted or TextOptions())
-        return self.service.with_choices(accepted)
-
-    def num_tokens(self, texts: Iterable[str]) -> int:
-        """Tokens of texts, for the usage that clients are told."""
-        return sum(len(self.service.model.vocabulary.encode_array(text)) for text in texts)
-
-    def _check_compiled(self, task: str, job: str) -> None:
-        """A request that compiles would hold up all others: says what to do instead."""
-        if (task, job) in self.pairs:
-            return
+        if (task, job) in self.handlers:
+            return self.handlers[task, job]
         self.service.job(task, job)  # what is no job at all, or is no task for requests
         kind = self.tasks[task].kind
-        others = [name for name in self.tasks if (name, job) in self.pairs]
+        others = [name for name in self.tasks if (name, job) in self.handlers]
         advice = f"it is a task of {kind}, and can be asked for {', '.join(self.jobs(task))}"
         if others:
             advice = f"name one of the tasks that can: {', '.join(sorted(others))}"
@@ -217,6 +145,32 @@ class Snapshot:
             advice = "start the server with --index FOLDER, which `m6rec index build` makes"
         raise ConfigError(f"'{task}' cannot be asked for '{job}': {advice}")
 
+    def accept(self, row: Mapping[str, Any], task: str, job: str, number: int = 0) -> Accepted:
+        """Checks and renders a request; now is its time where it names none.
+
+        Raises:
+          RejectedRow: as `Handler.accept`, and where a field is none of the data set's.
+          ConfigError: as `handler`.
+        """
+        handler: Handler = self.handler(task, job)
+        return handler.accept(self.checked(row, handler), number)
+
+    def checked(self, row: Mapping[str, Any], handler: Handler) -> dict[str, Any]:
+        """A request whose fields are the data set's, and its time; raises RejectedRow."""
+        self.row_types(handler).check(row)
+        row = {"history": [], **row}
+        if row.get("time") is None:
+            row["time"] = time.time()
+        return row
+
+    def row_types(self, handler: Handler) -> RowTypes:
+        """What requests that it answers may hold."""
+        return self._row_types[id(handler.data)]
+
+    def num_tokens(self, texts: Iterable[str]) -> int:
+        """Tokens of texts, for the usage that clients are told."""
+        return sum(len(self.service.model.vocabulary.encode_array(text)) for text in texts)
+
     def _further_pairs(self, job: str, pairs: Collection[tuple[str, str]]) -> list[tuple[str, str]]:
         """Tasks that can be asked for a job, beside those of its kind, and the job."""
         pairs_found, reasons = list[tuple[str, str]](), list[str]()
@@ -224,7 +178,7 @@ class Snapshot:
             if (task, job) in pairs or not job_of(job).may_be_asked_of(settings):
                 continue
             try:
-                self.service.answerer(job).of_task(task)
+                self.service.handler(task, job)
                 pairs_found.append((task, job))
             except DataError:  # such as data without co-occurrence, or an index
                 continue
@@ -319,7 +273,9 @@ class Snapshots:
             old = self.current
             try:
                 new = Snapshot(change(old.service), old.version + 1, self._jobs)
-                lost = sorted(f"'{task}' for {job}" for task, job in old.pairs - new.pairs)
+                lost = sorted(
+                    f"'{task}' for {job}" for task, job in old.handlers.keys() - new.handlers.keys()
+                )
                 if lost and what == "data":
                     raise ConfigError(f"with these data nobody could ask {', '.join(lost)}")
             except (

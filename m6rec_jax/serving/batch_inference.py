@@ -264,7 +264,7 @@ def _described(
     """Task and job that are meant, types of the columns of results, and what these depend on."""
     task = service.task(task, job)
     job = service.job(task, job)
-    return task, job, service.answerer(job).column_types, service.describe(task, job)
+    return task, job, service.handler(task, job).column_types, service.describe(task, job)
 
 
 def _answered(

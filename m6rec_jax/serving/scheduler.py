@@ -1,7 +1,7 @@
 """Requests of many clients, answered in batches and by texts that grow one by one.
 
     scheduler = Scheduler()
-    future = scheduler.submit(service, accepted, deadline=time.monotonic() + 2.0)
+    future = scheduler.submit(accepted, deadline=time.monotonic() + 2.0)
     result = future.result()
 
 XLA's own thread runs programs on the devices. The threads here do the host's work around them: a
@@ -33,7 +33,6 @@ from m6rec_jax.engine.decoding.stream import GenerationStream
 from m6rec_jax.errors import ConfigError, M6RecError
 from m6rec_jax.jobs.answering import Accepted, Result, check_finite
 from m6rec_jax.jobs.generation import Texts
-from m6rec_jax.serving.service import Service
 
 log = logging.getLogger(__name__)
 
@@ -184,7 +183,6 @@ class Scheduler:
 
     def submit(
         self,
-        service: Service,
         accepted: Accepted,
         *,
         deadline: float = math.inf,
@@ -193,7 +191,6 @@ class Scheduler:
         """Queues a request.
 
         Args:
-          service: that accepted it, and answers it.
           accepted: of `Service.accept`.
           deadline: of `time.monotonic`: a request that has not begun by then never does, and texts
             that grow must have ended.
@@ -202,24 +199,25 @@ class Scheduler:
 
         Returns:
           The answer to come. It may end in `DeadlinePassed`, `SchedulerClosed`, or what
-          `Service.answer` raises. Cancelled before it begins, the request takes no more time;
+          `Handler.answer` raises. Cancelled before it begins, the request takes no more time;
           texts that grow may be cancelled at any time.
 
         Raises:
           QueueFull, SchedulerClosed: it was not queued.
         """
+        handler = accepted.handler
         entry = _Entry(
-            accepted.job,
-            (service, accepted.job),
-            service.answer,
+            handler.job,
+            (handler.resources, handler.group),
+            handler.answer,
             accepted,
-            service.resources.batch_sizes,
+            handler.resources.batch_sizes,
             (deadline, next(self._numbers)),
             on_text,
         )
-        if (texts := service.texts(accepted)) is not None:
+        if (texts := handler.texts(accepted)) is not None:
             entry.texts = collections.deque(texts)
-            entry.generator = service.resources.continuous_generator()
+            entry.generator = handler.resources.continuous_generator()
         return self._put(entry)
 
     def call_together(

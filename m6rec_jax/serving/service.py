@@ -12,42 +12,25 @@ share a service; after `warm_up` nothing is compiled.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jax.sharding import Mesh
 
 from m6rec_jax.bank.loading import load_with_bank
-from m6rec_jax.engine.decoding.stream import GenerationStream
 from m6rec_jax.engine.task_settings import dialogue_part, task_name
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.io.closest import did_you_mean
-from m6rec_jax.jobs.answering import Accepted, Answerer, Result, grouped
-from m6rec_jax.jobs.generation import GenerationAnswers
+from m6rec_jax.jobs.answering import Accepted, Handler, Result, grouped
 from m6rec_jax.jobs.job import job_of, jobs
 from m6rec_jax.jobs.resources import INDEXED, Resources, ServiceOptions
-from m6rec_jax.requests.request import RejectedRow, Request, RequestParser
-from m6rec_jax.requests.serving_data import ServingData
+from m6rec_jax.requests.request import RejectedRow
 from m6rec_jax.sharding import LogicalRules
-from m6rec_jax.text.records import Item
 
 
-class Service:
-    """Answers requests with a loaded model; `open` loads one.
-
-    Args:
-      resources: the model, its engines, data and indexes.
-    """
-
-    def __init__(self, resources: Resources) -> None:
-        self.resources, self.model = resources, resources.model
-
-    def changed(self, **changes: Any) -> Service:
-        """A service for another state of the model or other data, beside this one; arguments and
-        errors as `Resources.changed`.
-        """
-        return Service(self.resources.changed(**changes))
+class Service(Resources):
+    """Answers requests with a state of a model; `open` loads one, `changed` makes another."""
 
     @classmethod
     def open(
@@ -77,7 +60,7 @@ class Service:
         loaded = load_with_bank(model_dir, bank=bank, step=step, mesh=mesh, rules=rules)
         if options.segments is not None:
             loaded.use_segments(options.segments)
-        return cls(Resources(loaded, options))
+        return cls(loaded, options)
 
     def task(self, name: str | None = None, job: str | None = None) -> str:
         """The task that is meant: the one named, or the only one that the job can be asked of.
@@ -108,7 +91,7 @@ class Service:
         Raises:
           ConfigError: no such job, or one that answers no requests; names the nearest one.
         """
-        settings = self.resources.settings(task)
+        settings = self.settings(task)
         part = dialogue_part(settings)
         if part:
             raise ConfigError(
@@ -147,41 +130,10 @@ class Service:
             it needs is missing; no request for it could be answered.
         """
         task = self.task(task, job)
-        job = self.job(task, job)
-        parser = self._parser_of(job, task)
         try:
-            request = parser.parse(row)
-            text = self.answerer(job).accept(request, task)
+            return self.handler(task, self.job(task, job)).accept(row, number)
         except RejectedRow as problem:
             return problem
-        return self.with_choices(Accepted(job, task, request, text, number))
-
-    def with_choices(self, accepted: Accepted) -> Accepted:
-        """A request with what its texts may say."""
-        return accepted._replace(choices=self.answerer(accepted.job).choices(accepted))
-
-    def item(self, entry: Any, *, task: str, job: str) -> Item:
-        """The item that an id or an object means; raises as `candidates`."""
-        return self._parser_of(job, task).items([entry])[0]
-
-    def candidates(
-        self, entries: Sequence[Any], *, task: str, job: str, time: float
-    ) -> tuple[Request, list[str]]:
-        """A request of candidates alone, and what the model reads of each, whoever the user is.
-
-        Args:
-          entries: ids or objects, as `candidates` of a request.
-          task, job: 'scoring' or 'likelihood'.
-          time: the moment that is asked about.
-
-        Raises:
-          RejectedRow: one of them is unknown, or has nothing to read.
-          ConfigError: as `accept`.
-        """
-        row = {"time": time, "history": [], "candidates": list(entries)}
-        request = self._parser_of(job, task).parse(row)
-        answerer: Any = self.answerer(job)
-        return request, answerer.candidate_texts(request, task)
 
     def answer(self, accepted: Sequence[Accepted]) -> list[Result]:
         """Answers requests of any tasks and jobs, in their order.
@@ -190,31 +142,21 @@ class Service:
           DataError: the model answers with NaN.
         """
         return grouped(
-            accepted, lambda one: one.job, lambda job, own: self.answerer(job).answer(own)
+            accepted, lambda one: one.handler.group, lambda _, own: own[0].handler.answer(own)
         )
 
-    def texts(self, accepted: Accepted) -> list[Callable[[], GenerationStream]] | None:
-        """`GenerationAnswers.texts` of a request whose texts grow one by one; None: of no other."""
-        answerer = self.answerer(accepted.job)
-        if isinstance(answerer, GenerationAnswers) and answerer.one_by_one(accepted.task):
-            return answerer.texts(accepted)
-        return None
-
-    def answerer(self, job: str) -> Answerer[Any]:
-        """What answers a job's requests; errors as `Job.answerer`."""
-        return self.resources.once(("answerer", job), lambda: job_of(job).answerer(self.resources))
-
-    def data(self, task: str, job: str) -> ServingData:
-        """What a task's requests for a job are rendered with; errors as `accept`."""
-        return self.resources.data(task, any_data_set=self.answerer(job).any_data_set)
+    def handler(self, task: str, job: str) -> Handler:
+        """What answers a task's requests for a job; errors as `Handler`."""
+        return self.once(("handler", task, job), lambda: job_of(job).handler(self, task))
 
     def describe(self, task: str, job: str) -> dict[str, Any]:
         """What the results of a task depend on, for JSON."""
+        handler = self.handler(task, job)
         return {
             "model": self.model.fingerprint(task),
-            "data": self.data(task, job).fingerprint,
+            "data": handler.data.fingerprint,
             "job": job,
-            **self.answerer(job).describe(task),
+            **handler.describe(),
         }
 
     def warm_up(self, pairs: Iterable[tuple[str, str]] | None = None) -> None:
@@ -223,14 +165,12 @@ class Service:
         Args:
           pairs: tasks and jobs; None: `answerable`.
         """
-        pairs = self.answerable() if pairs is None else list(pairs)
-        for task, job in pairs:
-            self._parser_of(job, task)
-        for job in dict.fromkeys(job for _, job in pairs):
-            self.answerer(job).warm_up([task for task, job_of_pair in pairs if job_of_pair == job])
+        pairs = self.answerable() if pairs is None else pairs
+        for handler in [self.handler(task, job) for task, job in pairs]:
+            handler.warm_up()
         segments = self.model.segments
         if segments is not None:  # all engines compute them, and not all warm them up
-            self.resources.warm_once("segments", lambda: segments.warm_up(self.model.variables))
+            self.warm_once("segments", lambda: segments.warm_up(self.model.variables))
 
     def answerable(self) -> list[tuple[str, str]]:
         """Each task with the job that it is for, as far as that answers requests and needs no more
@@ -242,15 +182,5 @@ class Service:
             for task, settings in self.model.tasks.items()
             if settings.kind in kinds
             and not dialogue_part(settings)
-            and (settings.kind not in INDEXED or task in self.resources.indexes)
+            and (settings.kind not in INDEXED or task in self.indexes)
         ]
-
-    def _parser_of(self, job: str, task: str) -> RequestParser:
-        return self.resources.once(("parser", job, task), lambda: self._parser(job, task))
-
-    def _parser(self, job: str, task: str) -> RequestParser:
-        answerer = self.answerer(job)
-        answerer.of_task(task)
-        data = self.data(task, job)
-        fields = answerer.fields(task)
-        return RequestParser(data.spec, data.items, data.statistics_names(), fields)

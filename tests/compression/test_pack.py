@@ -200,7 +200,7 @@ def test_requests_are_answered_by_what_a_file_carries(
     assert carried == beside.score(["f0", "f2"], **asked)
     # A known user is known beside the file, and not in it.
     services = [model.service for model in (load(with_data), beside)]
-    statistics = [service.resources.data("ctr").statistics for service in services]
+    statistics = [service.data("ctr").statistics for service in services]
     assert [one.totals.users for one in statistics] == [5, 5]
     assert statistics[0].user("u1").features()["user_count"] is None
     assert statistics[1].user("u1").features()["user_count"] is not None

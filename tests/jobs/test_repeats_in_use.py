@@ -33,27 +33,32 @@ def answers(settings: TaskSettings) -> ScoringAnswers:
         (repeats,), rates = asked[-1], np.array(settings.sampling_rates)
         return [served_probability(PREDICTED, np.array(repeats), rates).astype(np.float32)]
 
-    scorer = SimpleNamespace(
-        check_task=lambda task: None, score_requests=score_requests, warm_up=None
+    scorer = SimpleNamespace(score_requests=score_requests)
+    handler: ScoringAnswers = object.__new__(ScoringAnswers)
+    handler.task, handler.resources = (
+        "ctr",
+        SimpleNamespace(  # type: ignore[assignment]
+            settings=lambda task: settings, scorer=lambda: scorer
+        ),
     )
-    resources = SimpleNamespace(
-        once=lambda _, make: make(),
-        settings=lambda task: settings,
-        scorer=lambda: scorer,
-        renderer=lambda task: RequestRenderer(DatasetTemplate.parse(TEMPLATE, "here"), known),
-    )
-    return ScoringAnswers(resources)  # type: ignore[arg-type]
+    handler.renderer = RequestRenderer(DatasetTemplate.parse(TEMPLATE, "here"), known)
+    return handler
 
 
 def test_what_the_user_had_is_corrected_by_its_own_rate() -> None:
     """By the statistics of a known user, and by what a request tells."""
     request = Request(User("u"), 9.0, ((Event("u", "c", 5.0), ITEMS[2]),), tuple(ITEMS))
-    accepted = [Accepted("scoring", "ctr", request, RequestText(["history"], list("abc")))]
-    (found,) = answers(TaskSettings(sampling_rate=0.01)).answer(accepted)
+
+    def answer(**rates: float) -> Any:
+        handler = answers(TaskSettings(**rates))  # type: ignore[arg-type]
+        text = RequestText(["history"], list("abc"))
+        return handler.answer([Accepted(handler, request, text)])[0]
+
+    found = answer(sampling_rate=0.01)
     np.testing.assert_allclose(
         found.values["probabilities"], corrected_probability(PREDICTED, 0.01), 1e-5
     )
-    (found,) = answers(TaskSettings(sampling_rate=0.01, repeat_sampling_rate=0.5)).answer(accepted)
+    found = answer(sampling_rate=0.01, repeat_sampling_rate=0.5)
     expected = [
         corrected_probability(p, rate) for p, rate in zip(PREDICTED, (0.5, 0.01, 0.5), strict=True)
     ]

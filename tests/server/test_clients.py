@@ -26,11 +26,11 @@ def ai(address: str) -> openai.OpenAI:
 
 @pytest.fixture(scope="module")
 def retriever(service: Service) -> Retriever:
-    return service.resources.retriever()
+    return service.retriever()
 
 
 def scores(service: Service, documents: list[str], task: str = "ctr") -> np.ndarray:
-    scorer = service.resources.scorer()
+    scorer = service.scorer()
     return scorer.score_requests([PROFILE.splitlines()], [documents], [task])[0]
 
 
@@ -50,7 +50,7 @@ def test_cohere_reranks(address: str, service: Service) -> None:
     found = cohere.Client("none", base_url=address).rerank(
         model="ctr", query=PROFILE, documents=objects, return_documents=True
     )
-    items = service.resources.data("ctr").items
+    items = service.data("ctr").items
     rendered, _ = items["f3"], None
     texts = service.candidates(objects[:2], task="ctr", job="scoring", time=2e6)[1]
     assert texts[0].startswith(str(rendered.attributes["title"]))
@@ -112,7 +112,7 @@ def test_openai_embeds_users_and_items(ai: openai.OpenAI, retriever: Retriever) 
 
 
 def test_openai_completes(ai: openai.OpenAI, service: Service) -> None:
-    generator = service.resources.generator("contents")
+    generator = service.generator("contents")
     histories = [PROFILE.splitlines(), ["user, likes drama"]]
     expected = [
         text.continuation
@@ -144,7 +144,7 @@ def test_openai_completes(ai: openai.OpenAI, service: Service) -> None:
 
 def test_openai_says_how_texts_are_drawn_and_end(ai: openai.OpenAI, service: Service) -> None:
     asked: dict[str, Any] = {"model": "contents", "prompt": PROFILE}
-    generator = service.resources.generator("contents")
+    generator = service.generator("contents")
     wanted = TextOptions(temperature=1.5, top_p=0.9)
     source = PROFILE.splitlines()
     request = Decoding().request(source, "film", "contents", (7, 0), wanted=wanted)

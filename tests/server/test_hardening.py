@@ -207,10 +207,7 @@ def test_a_full_queue_and_a_deadline(small: Callable[..., Any]) -> None:
         wait_until(lambda: server.scheduler.depth == 2)
         time.sleep(0.06)
         # The one that is late makes room, and then there is none.
-        server.scheduler.submit(
-            server.snapshots.current.service,
-            server.snapshots.current.accept(request(3), "ctr", "scoring"),
-        )
+        server.scheduler.submit(server.snapshots.current.accept(request(3), "ctr", "scoring"))
         full = client.post("/v1/score", json=SCORE)
         assert (full.status_code, full.json()["error"]["code"]) == (429, "queue_full")
         assert int(full.headers["Retry-After"]) >= 1
@@ -257,7 +254,7 @@ def test_who_hangs_up_frees_the_slot(
     wait_until(lambda: server.scheduler.depth == 0)
     # What it was that failed is nobody's business any more, and the others go on.
     accepted = server.snapshots.current.accept(request(3), "ctr", "scoring")
-    assert server.scheduler.submit(server.snapshots.current.service, accepted).result(20)
+    assert server.scheduler.submit(accepted).result(20)
 
 
 JSON = st.recursive(

@@ -17,7 +17,6 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from m6rec_jax.jobs.answering import Accepted
-from m6rec_jax.requests.serving_data import ServingData
 from m6rec_jax.server import vertex
 from m6rec_jax.server.app import make_app
 from m6rec_jax.server.asking import Server
@@ -73,8 +72,8 @@ def test_scores(client: TestClient, service: Service) -> None:
         assert_items(found["items"], answer(service, request(3), task))
         assert (found["task"], found["job"], found["snapshot"]) == (task, job, 1)
         assert found["prompts"] == service.model.fingerprint(task)
-        assert found["data"] == service.resources.data(task).fingerprint
-    data = [service.resources.data(task, any_data_set=True) for task in ("ctr", "stars", "next")]
+        assert found["data"] == service.data(task).fingerprint
+    data = [service.data(task, any_data_set=True) for task in ("ctr", "stars", "next")]
     assert data[0] is data[1] is data[2]
     zero_shot = post(client, "/v1/score", request(3) | {"task": "ctr", "job": "likelihood"})
     assert_items(zero_shot["items"], answer(service, request(3), "ctr", "likelihood"))
@@ -146,14 +145,10 @@ def test_recommends_what_was_found_reranked_and_scored(
 
 
 def test_without_a_catalogue_ids_are_not_scored(
-    client: TestClient, monkeypatch: pytest.MonkeyPatch
+    client: TestClient, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    known = Service.data
-
-    def unknown(service: Service, task: str, job: str) -> ServingData:
-        return dataclasses.replace(known(service, task, job), items={})
-
-    monkeypatch.setattr(Service, "data", unknown)
+    scorer = server.snapshots.current.handlers["ctr", "scoring"]
+    monkeypatch.setattr(scorer, "data", dataclasses.replace(scorer.data, items={}))
     assert "scored_by" not in post(client, "/v1/recommend", request(5))
 
 

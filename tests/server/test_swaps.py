@@ -228,7 +228,7 @@ def test_a_swap_of_prompts_keeps_data_and_takes_nothing_from_other_tasks(
 ) -> None:
     server, client = swapped
     before = server.snapshots.current
-    resources = before.service.resources
+    resources = before.service
     index = own_folder / "again.index"
     bank, prepared = str(own_folder / "bank"), str(resources.data("next").folder)
     build_index(index, own_folder / "run", bank=bank, task="next", prepared=prepared)
@@ -237,14 +237,14 @@ def test_a_swap_of_prompts_keeps_data_and_takes_nothing_from_other_tasks(
     counted.rename(own_folder / "away.npz")
     put(client, "prompts/ctr", {})
     put(client, "prompts/next", {"index": str(index)})
-    known = server.snapshots.current.service.resources.index("next")
+    known = server.snapshots.current.service.index("next")
     put(client, "prompts/next", {"index": str(index)})
     (own_folder / "away.npz").rename(counted)
     new = server.snapshots.current
     assert new.jobs("next") == before.jobs("next")
     assert "reranking" in new.jobs("next")
-    assert new.service.resources.data("next") is resources.data("next")
-    assert new.service.resources.index("next") is not known  # it may have been built anew
+    assert new.service.data("next") is resources.data("next")
+    assert new.service.index("next") is not known  # it may have been built anew
 
 
 def test_a_run_without_a_bank_stays_as_it_is(own_folder: Path) -> None:

@@ -90,7 +90,7 @@ def test_texts_are_those_of_whole_batches(folder: Path, scheduler: Scheduler, me
         asked = [accept(service, n, ("titles", "contents")[n % 2]) for n in range(8)]
     finally:
         gin.clear_config()
-    assert {service.texts(one) is None for one in asked} == {method == "beam_search"}
+    assert {one.handler.texts(one) is None for one in asked} == {method == "beam_search"}
     assert any(len(one.request.candidates) > 1 for one in asked)
     heard: dict[tuple[int, int], str] = {}
 
@@ -100,9 +100,7 @@ def test_texts_are_those_of_whole_batches(folder: Path, scheduler: Scheduler, me
 
         return put
 
-    futures = [
-        scheduler.submit(service, one, on_text=listen(number)) for number, one in enumerate(asked)
-    ]
+    futures = [scheduler.submit(one, on_text=listen(number)) for number, one in enumerate(asked)]
     for number, (one, future) in enumerate(zip(asked, futures, strict=True)):
         found: Any = future.result(WAIT)
         (expected,) = service.answer([one])
@@ -118,7 +116,7 @@ def test_probabilities_that_are_no_numbers_are_refused(
         GenerationStream, "result", lambda own: result(own)._replace(log_probability=float("nan"))
     )
     with pytest.raises(DataError, match="not finite"):
-        scheduler.submit(service, accept(service, 1, "contents")).result(WAIT)
+        scheduler.submit(accept(service, 1, "contents")).result(WAIT)
 
 
 def test_a_score_does_not_wait_for_a_text(
@@ -131,7 +129,7 @@ def test_a_score_does_not_wait_for_a_text(
     gate.step(3)
     wait_until(lambda: bool(pieces))
     score = accept(service, 3, "ctr")
-    asked = scheduler.submit(service, score)
+    asked = scheduler.submit(score)
     gate.step(2)  # at most the one it was at, and one more
     found: Any = asked.result(WAIT)
     assert not text.done()
@@ -147,10 +145,10 @@ def test_many_texts_leave_slots_to_others(
     service: Service, scheduler: Scheduler, gate: Gate
 ) -> None:
     films = [f"f{n % 12}" for n in range(40)]
-    many = scheduler.submit(service, accept(service, 1, "titles", candidates=films))
+    many = scheduler.submit(accept(service, 1, "titles", candidates=films))
     gate.step()
-    wait_until(lambda: service.resources.continuous_generator().num_running > 0)
-    one = scheduler.submit(service, accept(service, 2, "contents"))
+    wait_until(lambda: service.continuous_generator().num_running > 0)
+    one = scheduler.submit(accept(service, 2, "contents"))
     assert scheduler.depth == 1
     gate.open()
     one.result(WAIT)
@@ -161,11 +159,11 @@ def test_many_texts_leave_slots_to_others(
 
 
 def test_cancelled_late_and_closed(service: Service, scheduler: Scheduler, gate: Gate) -> None:
-    generator = service.resources.continuous_generator()
+    generator = service.continuous_generator()
     asked = accept(service, 1, "contents")
-    gone = scheduler.submit(service, asked)
-    late = scheduler.submit(service, asked, deadline=time.monotonic() + 1)
-    kept = scheduler.submit(service, asked)
+    gone = scheduler.submit(asked)
+    late = scheduler.submit(asked, deadline=time.monotonic() + 1)
+    kept = scheduler.submit(asked)
     gate.step(2)
     wait_until(lambda: generator.num_running == 3 or late.done())
     assert gone.cancel()
@@ -192,20 +190,20 @@ def test_a_step_that_fails_ends_its_texts_alone(
     monkeypatch.setattr(ContinuousGenerator, "step", fail)
     asked = accept(service, 1, "contents")
     with pytest.raises(RuntimeError, match="out of memory"):
-        scheduler.submit(service, asked).result(WAIT)
+        scheduler.submit(asked).result(WAIT)
     (expected,) = service.answer([asked])
-    assert_texts(scheduler.submit(service, asked).result(WAIT), expected)
+    assert_texts(scheduler.submit(asked).result(WAIT), expected)
 
 
 def test_closing_does_not_wait_for_ever(service: Service, gate: Gate) -> None:
     own = Scheduler()
-    text = own.submit(service, accept(service, 1, "contents"))
+    text = own.submit(accept(service, 1, "contents"))
     gate.step()
     assert not own.close(0.05)
     gate.open()
     with pytest.raises(SchedulerClosed):
         text.result(WAIT)
-    assert service.resources.continuous_generator().step() is False  # its slot is free
+    assert service.continuous_generator().step() is False  # its slot is free
 
 
 def test_a_text_ends_with_the_snapshot_that_began_it(
@@ -220,12 +218,12 @@ def test_a_text_ends_with_the_snapshot_that_began_it(
     (expected,) = service.answer([asked])
     programs = PROGRAMS.made
     pieces: list[str] = []
-    before = scheduler.submit(service, asked, on_text=lambda _, piece: pieces.append(piece))
+    before = scheduler.submit(asked, on_text=lambda _, piece: pieces.append(piece))
     gate.step(3)
     wait_until(lambda: bool(pieces))
     new = service.changed(model=other)
     new.warm_up()
-    after = scheduler.submit(new, asked)
+    after = scheduler.submit(accept(new, 1, "contents"))
     gate.open()
     assert_texts(before.result(WAIT), expected)
     found = after.result(WAIT)
@@ -238,7 +236,7 @@ def test_a_text_ends_with_the_snapshot_that_began_it(
 def test_who_hangs_up_frees_the_slot_of_a_text(
     server: Server, listen: Callable[[Any], str], service: Service, gate: Gate
 ) -> None:
-    generator = service.resources.continuous_generator()
+    generator = service.continuous_generator()
     port = int(listen(make_app(server)).rpartition(":")[2])
     body = json.dumps({"model": "contents", "prompt": "a", "stream": True}).encode()
     with socket.create_connection(("127.0.0.1", port)) as connection:

@@ -22,7 +22,7 @@ from m6rec_jax.engine.loaded_model import TrainedModel
 from m6rec_jax.engine.model_folder import load_model
 from m6rec_jax.errors import CheckpointError, ConfigError, DataError
 from m6rec_jax.io.workers import Threads
-from m6rec_jax.jobs.resources import Resources, ServiceOptions, open_serving_data
+from m6rec_jax.jobs.resources import ServiceOptions, open_serving_data
 from m6rec_jax.jobs.retrieval import RetrievalAnswers
 from m6rec_jax.requests.files import Shard
 from m6rec_jax.requests.rendering import RequestRenderer
@@ -156,7 +156,7 @@ def test_all_batches_run_the_same_programs(
     options = ServiceOptions(str(folder / "data"), index=str(folder / "index"), batch_sizes=(4,))
     searches = catalogue_index._top_k._cache_size()
     for task in ("ctr", "next"):
-        answering = Service(Resources(bundle, options))
+        answering = Service(bundle, options)
         answering.warm_up([(task, answering.job(task))])
         traced = num_traced()
         output = tmp_path / f"{task}.jsonl"
@@ -456,7 +456,7 @@ def test_a_model_that_answers_nan_answers_nobody(
 ) -> None:
     variables = jax.tree.map(lambda leaf: leaf * np.nan, bundle.variables)
     broken = dataclasses.replace(bundle, variables=variables)
-    answering = Threads(Service(Resources(broken, ServiceOptions(str(folder / "data")))))
+    answering = Threads(Service(broken, ServiceOptions(str(folder / "data"))))
     output = tmp_path / "out.jsonl"
     with pytest.raises(DataError, match=r"request 0: the model's answer to 'ctr' holds numbers"):
         answer_file(answering, folder / "requests.jsonl", output, task="ctr", progress=False)

@@ -26,13 +26,17 @@ class Service:
     """Answers with the numbers of requests; -1 cannot be answered, by whichever batch."""
 
     def __init__(self, sizes: Sequence[int] = (1, 8)) -> None:
-        self.resources = SimpleNamespace(batch_sizes=sizes)
+        self.batch_sizes = sizes
         self.batches: list[list[int]] = []
         self.go = threading.Event()
         self.begun = threading.Event()
 
-    def texts(self, accepted: Accepted) -> None:
-        """None grow."""
+    def asked(self, number: int, job: str = "scoring") -> Accepted:
+        handler: Any = SimpleNamespace(
+            job=job, group=job, resources=self, answer=self.answer, texts=lambda _: None
+        )
+        request: Any = None
+        return Accepted(handler, request, RequestText([str(number)], []), number)
 
     def answer(self, accepted: Sequence[Accepted]) -> list[Any]:
         self.begun.set()
@@ -41,11 +45,6 @@ class Service:
         if any(one.number == -1 for one in accepted):
             raise RuntimeError("no")
         return [SimpleNamespace(texts=[f"{one.number}"]) for one in accepted]
-
-
-def asked(number: int, job: str = "scoring", text: str | None = None) -> Accepted:
-    request: Any = None
-    return Accepted(job, "ctr", request, RequestText([text or str(number)], []), number)
 
 
 @pytest.fixture
@@ -63,7 +62,7 @@ def schedulers() -> Iterator[Any]:
 
 def blocked(scheduler: Scheduler, service: Service) -> Any:
     """A request that runs until `service.go`, so that others queue."""
-    first = scheduler.submit(service, asked(0))  # type: ignore[arg-type]
+    first = scheduler.submit(service.asked(0))
     assert service.begun.wait(WAIT)
     return first
 
@@ -72,7 +71,7 @@ def test_the_earliest_deadline_goes_first(schedulers: Any) -> None:
     scheduler, service = schedulers(max_batch=1), Service()
     futures, now = [blocked(scheduler, service)], time.monotonic()
     for number, deadline in enumerate((math.inf, now + 99, now + 80, math.inf), 1):
-        futures.append(scheduler.submit(service, asked(number), deadline=deadline))
+        futures.append(scheduler.submit(service.asked(number), deadline=deadline))
     assert scheduler.depth == 4
     service.go.set()
     for future in futures:
@@ -100,7 +99,7 @@ def test_a_batch_is_of_one_job(schedulers: Any) -> None:
     futures = [blocked(scheduler, service)]
     for number in range(1, 10):
         job = "retrieval" if number % 3 == 0 else "scoring"
-        futures.append(scheduler.submit(service, asked(number, job)))
+        futures.append(scheduler.submit(service.asked(number, job)))
     service.go.set()
     for future in futures:
         future.result(WAIT)
@@ -121,10 +120,10 @@ def test_beside_a_batch_another_begins_once_it_is_full(schedulers: Any) -> None:
     )
     first = blocked(scheduler, slow)
     quick.go.set()
-    some = [scheduler.submit(quick, asked(n)) for n in range(3)]
+    some = [scheduler.submit(quick.asked(n)) for n in range(3)]
     time.sleep(0.05)
     assert not any(future.done() for future in some)
-    some.append(scheduler.submit(quick, asked(3)))
+    some.append(scheduler.submit(quick.asked(3)))
     assert [future.result(WAIT).texts for future in some] == [["0"], ["1"], ["2"], ["3"]]
     assert not first.done()
     assert quick.batches == [[0, 1, 2, 3]]
@@ -149,7 +148,7 @@ def test_padding_is_worth_it(schedulers: Any, waiting: int, smallest: int, taken
     """At least half of a padded batch is filled: a CPU computes padding, too."""
     scheduler, service = schedulers(), Service((smallest, 8, 32))
     futures = [blocked(scheduler, service)]
-    futures += [scheduler.submit(service, asked(n)) for n in range(1, waiting + 1)]
+    futures += [scheduler.submit(service.asked(n)) for n in range(1, waiting + 1)]
     service.go.set()
     for future in futures:
         future.result(WAIT)
@@ -159,26 +158,26 @@ def test_padding_is_worth_it(schedulers: Any, waiting: int, smallest: int, taken
 def test_one_that_cannot_be_answered_harms_no_other(schedulers: Any) -> None:
     scheduler, service = schedulers(), Service()
     futures = [blocked(scheduler, service)]
-    futures += [scheduler.submit(service, asked(n)) for n in (1, -1, 2)]
+    futures += [scheduler.submit(service.asked(n)) for n in (1, -1, 2)]
     service.go.set()
     assert [futures[n].result(WAIT).texts for n in (1, 3)] == [["1"], ["2"]]
     with pytest.raises(RuntimeError, match="no"):
         futures[2].result(WAIT)
-    assert scheduler.submit(service, asked(3)).result(WAIT).texts == ["3"]
+    assert scheduler.submit(service.asked(3)).result(WAIT).texts == ["3"]
 
 
 def test_late_and_cancelled_requests_take_no_time(schedulers: Any) -> None:
     scheduler, service = schedulers(max_queue=3), Service((1, 3))
     first = blocked(scheduler, service)
-    late = scheduler.submit(service, asked(1), deadline=time.monotonic() - 1)
-    gone = scheduler.submit(service, asked(2))
-    kept = scheduler.submit(service, asked(3))
+    late = scheduler.submit(service.asked(1), deadline=time.monotonic() - 1)
+    gone = scheduler.submit(service.asked(2))
+    kept = scheduler.submit(service.asked(3))
     assert gone.cancel()
     # The queue has room again, of those that nobody waits for.
-    scheduler.submit(service, asked(4))
-    scheduler.submit(service, asked(5))
+    scheduler.submit(service.asked(4))
+    scheduler.submit(service.asked(5))
     with pytest.raises(QueueFull):
-        scheduler.submit(service, asked(6))
+        scheduler.submit(service.asked(6))
     with pytest.raises(DeadlinePassed):
         late.result(WAIT)
     service.go.set()
@@ -190,7 +189,7 @@ def test_late_and_cancelled_requests_take_no_time(schedulers: Any) -> None:
 def test_a_deadline_ends_a_request_while_others_run(schedulers: Any) -> None:
     scheduler, service = schedulers(), Service()
     first = blocked(scheduler, service)
-    late = scheduler.submit(service, asked(1), deadline=time.monotonic() + 0.05)
+    late = scheduler.submit(service.asked(1), deadline=time.monotonic() + 0.05)
     with pytest.raises(DeadlinePassed):
         late.result(WAIT)
     assert not first.done()
@@ -203,30 +202,30 @@ def test_texts_come_by_pieces_and_a_listener_that_fails_harms_nobody(schedulers:
     service.go.set()
     heard: list[tuple[int, str]] = []
     scheduler.submit(
-        service, asked(7), on_text=lambda index, text: heard.append((index, text))
+        service.asked(7), on_text=lambda index, text: heard.append((index, text))
     ).result(WAIT)
     assert heard == [(0, "7")]
 
     def fail(index: int, text: str) -> None:
         raise RuntimeError(text)
 
-    assert scheduler.submit(service, asked(8), on_text=fail).result(WAIT).texts == ["8"]
-    assert scheduler.submit(service, asked(9)).result(WAIT).texts == ["9"]
+    assert scheduler.submit(service.asked(8), on_text=fail).result(WAIT).texts == ["8"]
+    assert scheduler.submit(service.asked(9)).result(WAIT).texts == ["9"]
 
 
 def test_closing_finishes_what_there_is(schedulers: Any) -> None:
     scheduler, service = schedulers(max_batch=1), Service()
     futures = [blocked(scheduler, service)]
-    futures += [scheduler.submit(service, asked(n)) for n in (1, 2)]
+    futures += [scheduler.submit(service.asked(n)) for n in (1, 2)]
     threading.Timer(0.05, service.go.set).start()
     assert scheduler.close(WAIT)
     assert [future.result(0).texts for future in futures] == [["0"], ["1"], ["2"]]
     with pytest.raises(SchedulerClosed):
-        scheduler.submit(service, asked(3))
+        scheduler.submit(service.asked(3))
 
     hasty, stuck = schedulers(max_batch=1), Service()
     running = blocked(hasty, stuck)
-    waiting = hasty.submit(stuck, asked(1))
+    waiting = hasty.submit(stuck.asked(1))
     assert not hasty.close(0.01)
     with pytest.raises(SchedulerClosed):
         waiting.result(0)

@@ -19,7 +19,7 @@ from m6rec_jax.engine.index import catalogue_index
 from m6rec_jax.engine.index.reranking import Reranker
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.jobs.answering import Accepted
-from m6rec_jax.jobs.resources import Resources, ServiceOptions
+from m6rec_jax.jobs.resources import ServiceOptions
 from m6rec_jax.requests.request import RejectedRow
 from m6rec_jax.serving.build_index import build_index
 from m6rec_jax.serving.service import Service
@@ -154,7 +154,7 @@ def test_reranking_orders_what_was_found_as_the_evaluated_reranker_does(
         places = {item.id: n for n, item in enumerate(ITEMS)}
         seen = [places[id_] for id_ in behaviours]
         retriever = service.model.retriever("next")
-        data = service.resources.data("next")
+        data = service.data("next")
         index = retriever.index(list(data.item_texts().values()))
         users = retriever.embed_users([accepted.text.history])
         counts = read_catalogue(folder / "data").train_counts
@@ -194,14 +194,14 @@ def test_names_that_nobody_has(service: Service, folder: Path) -> None:
         service.accept(request(1), job="scoring")
     with pytest.raises(ConfigError, match=r"'next'.* has no classes"):
         service.accept(request(1), task="next", job="scoring")
-    without = Service(Resources(service.model, options(folder, index=None)))
+    without = Service(service.model, options(folder, index=None))
     with pytest.raises(ConfigError, match="'next' needs an index of the catalogue: make one with"):
         without.accept(request(1), task="next")
     nobody = {"index": {"nxet": str(folder / "index")}}
     with pytest.raises(ConfigError, match=r"an index is named for 'nxet' \(did you mean 'next'"):
-        Service(Resources(service.model, options(folder, **nobody)))
+        Service(service.model, options(folder, **nobody))
     with pytest.raises(ConfigError, match="an index is named for 'nxet'"):
         service.changed(data=nobody)
-    none = Service(Resources(service.model, options(folder, batch_sizes=(8, 0))))
+    none = Service(service.model, options(folder, batch_sizes=(8, 0)))
     with pytest.raises(ConfigError, match=r"batch sizes \[0, 8\] must be at least 1"):
         none.warm_up()
