@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import jax
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
@@ -13,7 +13,6 @@ from prometheus_client.registry import Collector
 
 from m6rec_jax.engine.programs.kept_programs import LOADED_EVENT
 from m6rec_jax.engine.segments.cache import SegmentCache
-from m6rec_jax.serving.scheduler import Batch
 
 _COMPILED = "/jax/core/compile/backend_compile_duration"
 _CACHED = "/jax/compilation_cache/cache_hits"
@@ -110,11 +109,11 @@ class Metrics:
         gauge("ready", "Whether requests are answered", ready)
         registry.register(_Segments(segments))
 
-    def batch(self, batch: Batch) -> None:
-        """Counts a batch, see `Scheduler.observe`."""
-        self._batch_size.labels(batch.job).observe(len(batch.waits))
-        self._run.labels(batch.job).observe(batch.seconds)
-        for wait in batch.waits:
-            self._wait.labels(batch.job).observe(wait)
-        if batch.failures:
-            self._failures.labels(batch.job).inc(batch.failures)
+    def batch(self, job: str, waits: Sequence[float], seconds: float, failures: int) -> None:
+        """Counts a batch, see `Scheduler`."""
+        self._batch_size.labels(job).observe(len(waits))
+        self._run.labels(job).observe(seconds)
+        for wait in waits:
+            self._wait.labels(job).observe(wait)
+        if failures:
+            self._failures.labels(job).inc(failures)

@@ -16,7 +16,6 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import contextlib
-import dataclasses
 import itertools
 import logging
 import math
@@ -63,76 +62,56 @@ class SchedulerClosed(M6RecError):
         super().__init__("the server is shutting down")
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Batch:
-    """What became of a batch, for metrics; a request whose texts grow is one by itself.
-
-    Attributes:
-      job: of all its requests; 'other' for functions.
-      waits: seconds that each request waited.
-      seconds: that the batch ran.
-      failures: requests that ended in an error.
-    """
-
-    job: str
-    waits: Sequence[float]
-    seconds: float
-    failures: int
-
-
 class Queued(concurrent.futures.Future[T]):
-    """An answer to come.
+    """A request in the queue or under way, and its answer to come.
 
     Attributes:
       began: of `time.monotonic`, when it left the queue; until then it is infinite.
-    """
-
-    began = math.inf
-
-
-@dataclasses.dataclass(slots=True, eq=False)
-class _Entry:
-    """A request, in the queue or under way; entries of equal `group` may share a batch.
-
-    Attributes:
+      group: requests of equal ones may share a batch.
       order: by which the queue is ordered: deadline, number.
       texts: what submits the texts that have no slot yet, to `generator`; None: they do not grow.
       streams: of those that have one.
     """
 
-    job: str
-    group: Any
-    run: Callable[[list[Any]], list[Any]]
-    argument: Any
-    batch_sizes: Sequence[int]
-    order: tuple[float, int]
-    on_text: OnText | None = None
-    texts: collections.deque[Callable[[], GenerationStream]] | None = None
-    generator: ContinuousGenerator | None = None
-    streams: list[GenerationStream] = dataclasses.field(default_factory=list)
-    since: float = dataclasses.field(default_factory=time.monotonic)
-    future: Queued[Any] = dataclasses.field(default_factory=Queued)
+    def __init__(
+        self,
+        job: str,
+        group: Any,
+        run: Callable[[list[Any]], list[Any]],
+        argument: Any,
+        batch_sizes: Sequence[int],
+        order: tuple[float, int],
+        on_text: OnText | None = None,
+    ) -> None:
+        super().__init__()
+        self.job, self.group, self.run, self.argument = job, group, run, argument
+        self.batch_sizes, self.order, self._on_text = batch_sizes, order, on_text
+        self.since, self.began = time.monotonic(), math.inf
+        self.texts: collections.deque[Callable[[], GenerationStream]] | None = None
+        self.generator: ContinuousGenerator | None = None
+        self.streams: list[GenerationStream] = []
 
     @property
-    def is_late(self) -> bool:
-        return self.order[0] < time.monotonic()
+    def is_dead(self) -> bool:
+        """Whether nobody waits for it any more, or it is late."""
+        return self.cancelled() or self.order[0] < time.monotonic()
 
     def claim(self) -> tuple[int, float, int]:
         """On a free slot: who has the fewest goes first."""
-        growing = sum(stream.finish_reason is None for stream in self.streams)
-        return growing, *self.order
+        return sum(stream.finish_reason is None for stream in self.streams), *self.order
 
     def fail(self, error: Exception) -> None:
+        """Ends it, unless it has ended."""
         for stream in self.streams:
             stream.cancel()  # its slot is free at the next step
-        if not self.future.done() and self.future.set_running_or_notify_cancel():
-            self.future.set_exception(error)
+        if not self.done() and self.set_running_or_notify_cancel():
+            self.set_exception(error)
 
     def say(self, index: int, piece: str) -> None:
-        # A listener that has gone must not end the thread.
+        """Hands on a piece of a text; a listener that has gone must not end the thread."""
         with contextlib.suppress(Exception):
-            if self.on_text is not None:
-                self.on_text(index, piece)
+            if self._on_text is not None:
+                self._on_text(index, piece)
 
 
 @gin.configurable(denylist=["observe"])
@@ -144,7 +123,9 @@ class Scheduler:
       max_batch: requests of a batch, and texts that grow beside each other, at most.
       max_running: batches under way at a time. Beside another one only a full batch begins, so that
         requests do not scatter over small ones.
-      observe: called with each batch that has ended.
+      observe: called with each batch that has ended: the job of all its requests, 'other' for
+        functions; seconds that each waited; seconds that the batch ran; how many ended in an error.
+        A request whose texts grow is one by itself.
 
     Raises:
       ConfigError: numbers below 1.
@@ -156,7 +137,7 @@ class Scheduler:
         max_queue: int = 512,
         max_batch: int = 32,
         max_running: int = 2,
-        observe: Callable[[Batch], None] | None = None,
+        observe: Callable[[str, Sequence[float], float, int], None] | None = None,
     ) -> None:
         if min(max_queue, max_batch, max_running) < 1:
             raise ConfigError(
@@ -164,11 +145,11 @@ class Scheduler:
                 f"{max_running} must be at least 1"
             )
         self._max_queue, self._max_batch = max_queue, max_batch
-        self._observe = observe or (lambda batch: None)
+        self._observe = observe or (lambda *_: None)
         self._numbers = itertools.count()
         self._changed = threading.Condition()
-        self._queue: list[_Entry] = []  # of batches
-        self._growing: list[_Entry] = []  # of texts, those that have no slot yet among them
+        self._queue: list[Queued[Any]] = []  # of batches
+        self._growing: list[Queued[Any]] = []  # of texts, those that have no slot yet among them
         self._generators = set[ContinuousGenerator]()  # that have texts
         self._running = 0
         self._closed = self._stopped = False
@@ -179,7 +160,7 @@ class Scheduler:
     @property
     def depth(self) -> int:
         """Requests that wait, for a batch or for the first slot of their texts."""
-        return len(self._queue) + sum(math.isinf(entry.future.began) for entry in self._growing)
+        return len(self._queue) + sum(math.isinf(one.began) for one in self._growing)
 
     def submit(
         self,
@@ -206,7 +187,7 @@ class Scheduler:
           QueueFull, SchedulerClosed: it was not queued.
         """
         handler = accepted.handler
-        entry = _Entry(
+        queued = Queued[Any](
             handler.job,
             (handler.resources, handler.group),
             handler.answer,
@@ -216,9 +197,9 @@ class Scheduler:
             on_text,
         )
         if (texts := handler.texts(accepted)) is not None:
-            entry.texts = collections.deque(texts)
-            entry.generator = handler.resources.continuous_generator()
-        return self._put(entry)
+            queued.texts = collections.deque(texts)
+            queued.generator = handler.resources.continuous_generator()
+        return self._put(queued)
 
     def call_together(
         self,
@@ -236,8 +217,8 @@ class Scheduler:
           batch_sizes: lengths of lists that are padded to.
           deadline: as of `submit`.
         """
-        order = (deadline, next(self._numbers))
-        return self._put(_Entry("other", function, function, argument, batch_sizes, order))
+        order = deadline, next(self._numbers)
+        return self._put(Queued("other", function, function, argument, batch_sizes, order))
 
     def close(self, grace: float = 0.0) -> bool:
         """Takes no more requests, and waits for those that there are.
@@ -257,11 +238,11 @@ class Scheduler:
             left, self._queue = self._queue, []
             self._stopped = True
             self._changed.notify_all()
-        for entry in left:
-            entry.fail(SchedulerClosed())
+        for one in left:
+            one.fail(SchedulerClosed())
         return all_done
 
-    def _put(self, entry: _Entry) -> Queued[Any]:
+    def _put(self, queued: Queued[Any]) -> Queued[Any]:
         with self._changed:
             if self._closed:
                 raise SchedulerClosed
@@ -269,15 +250,15 @@ class Scheduler:
                 self._drop_dead()
             if (waiting := self.depth) >= self._max_queue:
                 raise QueueFull(waiting)
-            (self._queue if entry.texts is None else self._growing).append(entry)
+            (self._queue if queued.texts is None else self._growing).append(queued)
             self._changed.notify_all()
-        return entry.future
+        return queued
 
     def _drop_dead(self) -> None:
         """Takes cancelled and late requests out of the queue; the caller holds the lock."""
-        for entry in [own for own in self._queue if own.is_late or own.future.cancelled()]:
-            self._queue.remove(entry)
-            entry.fail(DeadlinePassed("the request waited until after its deadline"))
+        for one in [one for one in self._queue if one.is_dead]:
+            self._queue.remove(one)
+            one.fail(DeadlinePassed("the request waited until after its deadline"))
             self._changed.notify_all()
 
     def _run_batches(self) -> None:
@@ -287,11 +268,15 @@ class Scheduler:
     def _run_batch(self) -> bool:
         """Waits for a batch and answers it; False: none will come."""
         with self._changed:
-            self._changed.wait_for(lambda: self._stopped or self._next_size())
-            if self._stopped:
+            batch = self._changed.wait_for(lambda: self._stopped or self._next_batch())
+            if batch is True:
                 return False
-            batch = self._take()
+            for one in batch:
+                self._queue.remove(one)
+                one.began = time.monotonic()
             self._running += 1
+        # A future that runs can no longer be cancelled.
+        batch = [one for one in batch if one.set_running_or_notify_cancel()]
         began = time.monotonic()
         failures = self._answer(batch) if batch else 0
         seconds = time.monotonic() - began
@@ -299,50 +284,42 @@ class Scheduler:
             self._running -= 1
             self._changed.notify_all()
         if batch:
-            waits = [entry.future.began - entry.since for entry in batch]
-            self._observe(Batch(batch[0].job, waits, seconds, failures))
+            waits = [one.began - one.since for one in batch]
+            self._observe(batch[0].job, waits, seconds, failures)
         return True
 
-    def _next_size(self) -> int:
-        """Requests of the next batch, 0 where none may begin; the caller holds the lock."""
+    def _next_batch(self) -> list[Queued[Any]]:
+        """Requests of the next batch, none where it may not begin; the caller holds the lock."""
         self._drop_dead()
         if not self._queue:
-            return 0
-        first = min(self._queue, key=lambda entry: entry.order)
-        number = sum(entry.group == first.group for entry in self._queue)
+            return []
+        ordered = sorted(self._queue, key=lambda one: one.order)
+        first = ordered[0]
+        fitting = [one for one in ordered if one.group == first.group]
+        number = len(fitting)
         sizes = [size for size in first.batch_sizes if size <= self._max_batch] or [1]
         if self._running and number < sizes[-1]:
-            return 0
+            return []
         fill = _CPU_FILL if jax.default_backend() == "cpu" else 0.0
         padded = [size for size in first.batch_sizes if number >= size * fill]
-        return min(number, self._max_batch, max(padded, default=sizes[0]))
+        return fitting[: min(self._max_batch, max(padded, default=sizes[0]))]
 
-    def _take(self) -> list[_Entry]:
-        """The next batch, out of the queue; the caller holds the lock."""
-        number, ordered = self._next_size(), sorted(self._queue, key=lambda own: own.order)
-        batch = [own for own in ordered if own.group == ordered[0].group][:number]
-        for entry in batch:
-            self._queue.remove(entry)
-            entry.future.began = time.monotonic()
-        # A future that runs can no longer be cancelled.
-        return [own for own in batch if own.future.set_running_or_notify_cancel()]
-
-    def _answer(self, batch: Sequence[_Entry]) -> int:
+    def _answer(self, batch: Sequence[Queued[Any]]) -> int:
         """Answers requests, each by itself where they fail together; returns how many failed."""
         try:
-            results = batch[0].run([entry.argument for entry in batch])
+            results = batch[0].run([one.argument for one in batch])
             answered = list(zip(batch, results, strict=True))
         except Exception as error:
             if len(batch) == 1:
-                batch[0].future.set_exception(error)
+                batch[0].set_exception(error)
                 return 1
             # One of them cannot be answered; the others can.
             log.warning("a batch of %d failed (%s)", len(batch), type(error).__name__)
-            return sum(self._answer([entry]) for entry in batch)
-        for entry, result in answered:
+            return sum(self._answer([one]) for one in batch)
+        for one, result in answered:
             for index, text in enumerate(getattr(result, "texts", ())):
-                entry.say(index, text)
-            entry.future.set_result(result)
+                one.say(index, text)
+            one.set_result(result)
         return 0
 
     def _grow_texts(self) -> None:
@@ -351,22 +328,20 @@ class Scheduler:
             with self._changed:
                 while not (self._growing or self._generators or self._stopped):
                     self._drop_dead()
-                    deadline = min((own.order[0] for own in self._queue), default=math.inf)
+                    deadline = min((one.order[0] for one in self._queue), default=math.inf)
                     left = min(deadline - time.monotonic(), threading.TIMEOUT_MAX)
                     self._changed.wait(max(left, 0.0))
                 self._drop_dead()
                 if self._stopped:
                     break
             self._grow()
-        for entry in list(self._growing):
-            entry.fail(SchedulerClosed())
+        for one in list(self._growing):
+            one.fail(SchedulerClosed())
 
     def _grow(self) -> None:
         """Lets texts into free slots, takes a few steps, hands on what they say."""
-        for entry in list(self._growing):
-            if entry.future.cancelled() or entry.is_late:
-                late = DeadlinePassed("the request's deadline came before its text's end")
-                self._end(entry, late)
+        for one in [one for one in self._growing if one.is_dead]:
+            self._end(one, DeadlinePassed("the request's deadline came before its text's end"))
         while (taker := self._next_text()) is not None:
             try:
                 assert taker.texts is not None
@@ -380,51 +355,50 @@ class Scheduler:
                 has_more = generator.step()
             except Exception as error:  # its texts are lost, and those of others go on
                 has_more = False
-                for entry in [own for own in self._growing if own.generator is generator]:
-                    self._end(entry, error)
+                for one in [one for one in self._growing if one.generator is generator]:
+                    self._end(one, error)
             if not has_more:
                 self._generators.remove(generator)
-        for entry in list(self._growing):
+        for one in list(self._growing):
             # First: pieces come before a text's end.
-            ended = not entry.texts and all(stream.finish_reason for stream in entry.streams)
-            for index, stream in enumerate(entry.streams):
+            ended = not one.texts and all(stream.finish_reason for stream in one.streams)
+            for index, stream in enumerate(one.streams):
                 for piece in stream.take():
-                    entry.say(index, piece)
+                    one.say(index, piece)
             if ended:
-                self._end(entry)
+                self._end(one)
 
-    def _next_text(self) -> _Entry | None:
+    def _next_text(self) -> Queued[Any] | None:
         """Whose text gets the next free slot; a request with many texts leaves slots to others."""
 
-        def has_room(entry: _Entry) -> bool:
-            generator = entry.generator
-            if generator is None or not entry.texts:
+        def has_room(one: Queued[Any]) -> bool:
+            if one.generator is None or not one.texts:
                 return False
-            under_way = generator.num_running + generator.num_pending
-            return under_way < min(generator.num_slots, self._max_batch)
+            under_way = one.generator.num_running + one.generator.num_pending
+            return under_way < min(one.generator.num_slots, self._max_batch)
 
         with self._changed:
-            taker = min(filter(has_room, self._growing), key=_Entry.claim, default=None)
+            taker = min(filter(has_room, self._growing), key=Queued.claim, default=None)
             if taker is not None:
-                taker.future.began = min(taker.future.began, time.monotonic())
+                taker.began = min(taker.began, time.monotonic())
         return taker
 
-    def _end(self, entry: _Entry, error: Exception | None = None) -> None:
+    def _end(self, one: Queued[Any], error: Exception | None = None) -> None:
         """Answers a request whose texts have ended, or gives it up."""
-        if error is None:
-            try:
-                result = Texts.of(stream.result() for stream in entry.streams)
-                check_finite([entry.argument], [result.log_probabilities])
-                if entry.future.set_running_or_notify_cancel():
-                    entry.future.set_result(result)
-            except Exception as failure:
-                error = failure
-        if error is not None:
-            entry.fail(error)
+        try:
+            if error is not None:
+                raise error
+            result = Texts.of(stream.result() for stream in one.streams)
+            check_finite([one.argument], [result.log_probabilities])
+            if one.set_running_or_notify_cancel():
+                one.set_result(result)
+        except Exception as failure:
+            error = failure
+            one.fail(failure)
         with self._changed:
-            self._growing.remove(entry)
+            self._growing.remove(one)
             self._changed.notify_all()
-        began = min(entry.future.began, time.monotonic())
-        failed = error is not None and not isinstance(error, DeadlinePassed | SchedulerClosed)
-        seconds = time.monotonic() - began
-        self._observe(Batch(entry.job, [began - entry.since], seconds, failed))
+        now = time.monotonic()
+        began = min(one.began, now)
+        failed = error is not None and not isinstance(error, DeadlinePassed)
+        self._observe(one.job, [began - one.since], now - began, failed)

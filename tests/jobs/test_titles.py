@@ -155,7 +155,7 @@ def test_clear_errors(recommend, configure, served, served_model, films, tmp_pat
     with pytest.raises(ConfigError, match=r"titles or contents of .* 'ctr' writes nothing"):
         recommend([request(0)], "ctr")
     with pytest.raises(ConfigError, match=r"TitlesAnswers\.k = 0"):
-        TitlesAnswers(None, k=0)
+        TitlesAnswers(None, "titles", k=0)
     with pytest.raises(DataError, match="the catalogue is empty"):
         recommend([request(0)], prepared="")
     # What a title begins with needs a genre, and nobody gives one.

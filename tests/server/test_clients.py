@@ -52,7 +52,9 @@ def test_cohere_reranks(address: str, service: Service) -> None:
     )
     items = service.data("ctr").items
     rendered, _ = items["f3"], None
-    texts = service.candidates(objects[:2], task="ctr", job="scoring", time=2e6)[1]
+    row = {"time": 2e6, "history": [], "candidates": objects[:2]}
+    handler = service.handler("ctr", "scoring")
+    texts = handler.renderer.candidates(handler.parser.parse(row))
     assert texts[0].startswith(str(rendered.attributes["title"]))
     expected = scores(service, [*texts, "Film X"])
     for result in found.results:

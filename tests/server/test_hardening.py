@@ -248,7 +248,7 @@ def test_who_hangs_up_frees_the_slot(
         )
         wait_until(lambda: server.scheduler.depth == 1)
         entries = list(server.scheduler._queue)
-    wait_until(lambda: all(entry.future.cancelled() for entry in entries))
+    wait_until(lambda: all(entry.cancelled() for entry in entries))
     held.go.set()
     held.future.result(10)
     wait_until(lambda: server.scheduler.depth == 0)

@@ -124,7 +124,7 @@ def test_a_score_does_not_wait_for_a_text(
 ) -> None:
     pieces: list[str] = []
     text = scheduler.submit(
-        service, accept(service, 1, "contents"), on_text=lambda _, piece: pieces.append(piece)
+        accept(service, 1, "contents"), on_text=lambda _, piece: pieces.append(piece)
     )
     gate.step(3)
     wait_until(lambda: bool(pieces))
@@ -223,7 +223,8 @@ def test_a_text_ends_with_the_snapshot_that_began_it(
     wait_until(lambda: bool(pieces))
     new = service.changed(model=other)
     new.warm_up()
-    after = scheduler.submit(accept(new, 1, "contents"))
+    asked = accept(new, 1, "contents")
+    after = scheduler.submit(asked)
     gate.open()
     assert_texts(before.result(WAIT), expected)
     found = after.result(WAIT)
@@ -249,7 +250,7 @@ def test_who_hangs_up_frees_the_slot_of_a_text(
         (entry,) = server.scheduler._growing
         while b'"text"' not in connection.recv(4096):
             pass
-    wait_until(entry.future.cancelled)
+    wait_until(entry.cancelled)
     gate.step(2)
     wait_until(lambda: generator.num_running == 0)
     assert entry.streams[0].finish_reason == "cancelled"

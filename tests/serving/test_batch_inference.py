@@ -432,7 +432,7 @@ def test_clear_errors(folder: Path, tmp_path: Path, bundle: TrainedModel) -> Non
     with pytest.raises(DataError, match=r"empty\.jsonl has no rows"):
         infer(folder, out, requests=tmp_path / "empty.jsonl")
     with pytest.raises(ConfigError, match=r"RetrievalAnswers\.k = 0"):
-        RetrievalAnswers(None, k=0)  # type: ignore[arg-type]
+        RetrievalAnswers(None, "next", k=0)  # type: ignore[arg-type]
     # Nothing was committed, so once there are rows they are answered.
     (tmp_path / "empty.jsonl").write_text("{}\n")
     assert infer(folder, out, requests=tmp_path / "empty.jsonl").numbers("rejected").total() == 1

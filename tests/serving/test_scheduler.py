@@ -12,7 +12,6 @@ import pytest
 from m6rec_jax.jobs.answering import Accepted
 from m6rec_jax.requests.rendering import RequestText
 from m6rec_jax.serving.scheduler import (
-    Batch,
     DeadlinePassed,
     QueueFull,
     Scheduler,
@@ -94,8 +93,11 @@ def test_a_function_of_many_is_called_with_those_that_queue(schedulers: Any) -> 
 
 
 def test_a_batch_is_of_one_job(schedulers: Any) -> None:
-    seen: list[Batch] = []
-    scheduler, service = schedulers(max_batch=4, observe=seen.append), Service((1, 4))
+    seen: list[tuple[Any, ...]] = []
+    scheduler, service = (
+        schedulers(max_batch=4, observe=lambda *batch: seen.append(batch)),
+        Service((1, 4)),
+    )
     futures = [blocked(scheduler, service)]
     for number in range(1, 10):
         job = "retrieval" if number % 3 == 0 else "scoring"
@@ -106,7 +108,7 @@ def test_a_batch_is_of_one_job(schedulers: Any) -> None:
     assert service.batches == [[0], [1, 2, 4, 5], [3, 6, 9], [7, 8]]
     while len(seen) < 4:  # the last one is told after its futures are done
         time.sleep(0.001)
-    assert [(batch.job, len(batch.waits)) for batch in seen[1:3]] == [
+    assert [(job, len(waits)) for job, waits, *_ in seen[1:3]] == [
         ("scoring", 4),
         ("retrieval", 3),
     ]
