@@ -1,7 +1,4 @@
-"""Multi-head attention as in T5: no biases, no 1/sqrt(head_dim) scale, softmax in float32.
-
-Tuning methods may change the projections.
-"""
+"""Multi-head attention as in T5: no biases, no 1/sqrt(head_dim) scale, softmax in float32."""
 
 from typing import NamedTuple
 
@@ -39,15 +36,6 @@ class KeyValue(NamedTuple):
     key: Array
     value: Array
 
-    def with_column(self, new: "KeyValue", column: Array) -> "KeyValue":
-        """With `new` `[..., batch, heads, 1, head_dim]` put at a place of the axis of keys."""
-        return KeyValue(
-            *(
-                jax.lax.dynamic_update_slice_in_dim(old, one.astype(old.dtype), column, axis=-2)
-                for old, one in zip(self, new, strict=True)
-            )
-        )
-
 
 class Attention(nn.Module):
     """Queries from one sequence, keys and values from the same or another one."""
@@ -80,6 +68,7 @@ class Attention(nn.Module):
         *,
         tuned: bool,
         deterministic: bool,
+        new: tuple[Array, ...] = (),
     ) -> Array:
         """Attend from `inputs` to `source`.
 
@@ -91,6 +80,7 @@ class Attention(nn.Module):
           task_ids: `[batch]`.
           tuned: False leaves out what tasks change (`adapters_late_only`).
           deterministic: no dropout.
+          new: a column of a `KeyValue`, and what is read in its place, see `cached_attention`.
 
         Returns:
           `[batch, query, embed]`.
@@ -98,7 +88,7 @@ class Attention(nn.Module):
         query = self._project("query", inputs, task_ids, tuned)
         query = nn.with_logical_constraint(query, _HEADS)
         if isinstance(source, KeyValue):
-            mixed = cached_attention(query, *source, position_bias, mask)
+            mixed = cached_attention(query, *source, position_bias, mask, *new)
             return self._project("out", mixed, task_ids, tuned)
         key, value = self._keys_and_values(source, task_ids, tuned)
         # T5 drops attention weights with one mask for all queries. Such a mask depends on the key

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -69,16 +70,15 @@ class DecoderCache(NamedTuple):
 
         Written for all layers at once, so that a loop updates the arrays in place.
         """
-        if isinstance(self.past.key, list):
-            new = [one for part in written for one in zip(*part, strict=True)]
-            # What the layers wrote to attend to: the compiler writes it once.
-            layers = [
-                KeyValue(*old).with_column(KeyValue(*one), column)
-                for old, one in zip(zip(*self.past, strict=True), new, strict=True)
-            ]
-            return self._replace(past=KeyValue(*map(list, zip(*layers, strict=True))))
-        new = KeyValue(*(jnp.concatenate(parts) for parts in zip(*written, strict=True)))
-        return self._replace(past=self.past.with_column(new, column))
+        of_all_layers = (
+            [*itertools.chain(*parts)] if isinstance(parts[0], list) else jnp.concatenate(parts)
+            for parts in zip(*written, strict=True)
+        )
+
+        def put(old: Array, new: Array) -> Array:
+            return jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), column, -2)
+
+        return self._replace(past=jax.tree.map(put, self.past, KeyValue(*of_all_layers)))
 
     def take_rows(self, rows: Array) -> DecoderCache:
         """The past of other rows: beams go on from their parents.

@@ -134,14 +134,14 @@ class Layer(nn.Module):
         normed = LayerNorm(config, name="self_attention_norm")(x)
         attention = Attention(config, name="self_attention")
         seen: Array | KeyValue = normed
-        if cache is not None:
-            assert column is not None
+        inserted: tuple[Array, ...] = ()
+        if cache is not None or with_keys:
             new = attention.cached(normed, task_ids, tuned=tuned)
-            seen, source = cache.past.with_column(new, column), cache.source
-        elif with_keys:
-            new = attention.cached(normed, task_ids, tuned=tuned)
+        if cache is not None and column is not None:
+            seen, source, inserted = cache.past, cache.source, (column, *new)
         options = {"tuned": tuned, "deterministic": deterministic}
-        x = added(x, attention(normed, seen, position_bias, mask, task_ids, **options))
+        inputs = (seen, position_bias, mask, task_ids)
+        x = added(x, attention(normed, *inputs, new=inserted, **options))
         if source is not None and source_mask is not None:
             normed = LayerNorm(config, name="cross_attention_norm")(x)
             # Rows that share a source ask side by side, as so many queries.

@@ -39,13 +39,15 @@ def plain_attention(
 
 
 def cached_attention(
-    query: Array, key: Array, value: Array, position_bias: Array | None, mask: Array
+    query: Array, key: Array, value: Array, position_bias: Array | None, mask: Array, *new: Array
 ) -> Array:
     """As `plain_attention`, but keys and values are `[batch, heads, key, head_dim]`; no gradient.
 
-    For few queries over a cache: no fused kernel gains anything there.
+    For few queries over a cache: no fused kernel gains anything there. `new` are a column, and a
+    key and a value `[batch, heads, 1, head_dim]` that are read in place of what is there: written
+    into a layer's slice of the cache first, they would copy it at every step.
     """
-    out, *_ = _attend(_heads_first(query), key, value, position_bias, mask)
+    out, *_ = _attend(_heads_first(query), key, value, position_bias, mask, *new)
     return _heads_first(out).astype(query.dtype)
 
 
@@ -68,18 +70,25 @@ def _forward(
 
 
 def _attend(
-    query: Array, key: Array, value: Array, position_bias: Array | None, mask: Array
+    query: Array, key: Array, value: Array, position_bias: Array | None, mask: Array, *new: Array
 ) -> tuple[Array, Array, Array]:
     """The result in float32, exponentials and their sums, all `[batch, heads, ...]`."""
     scores = _product("bhqd,bhkd->bhqk", query, key)
+    if new:
+        here = jnp.arange(key.shape[2]) == new[0]
+        scores = jnp.where(here, _product("bhqd,bhkd->bhqk", query, new[1]), scores)
     if position_bias is not None:
         scores = scores + position_bias
     scores = scores + mask
     exponentials = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True)).astype(query.dtype)
     # Summed as rounded, so that the weights of a query add up to 1 exactly.
     normaliser = jnp.sum(exponentials.astype(jnp.float32), axis=-1, keepdims=True)
-    out = _product("bhqk,bhkd->bhqd", exponentials, value) / normaliser
-    return out, exponentials, normaliser
+    held = jnp.where(here, 0, exponentials) if new else exponentials
+    out = _product("bhqk,bhkd->bhqd", held, value)
+    if new:
+        weight = jnp.sum(exponentials - held, axis=-1, keepdims=True)
+        out += _product("bhqk,bhkd->bhqd", weight, new[2])
+    return out / normaliser, exponentials, normaliser
 
 
 def _backward(
