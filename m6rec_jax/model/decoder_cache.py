@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -70,7 +70,7 @@ class DecoderCache(NamedTuple):
 
         Written for all layers at once, so that a loop updates the arrays in place.
         """
-        of_all_layers = (
+        of_all_layers: Any = (
             [*itertools.chain(*parts)] if isinstance(parts[0], list) else jnp.concatenate(parts)
             for parts in zip(*written, strict=True)
         )

@@ -1,5 +1,7 @@
 """One layer of a tower and its parts: attention's companions, as in T5 1.1."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -139,9 +141,9 @@ class Layer(nn.Module):
             new = attention.cached(normed, task_ids, tuned=tuned)
         if cache is not None and column is not None:
             seen, source, inserted = cache.past, cache.source, (column, *new)
-        options = {"tuned": tuned, "deterministic": deterministic}
-        inputs = (seen, position_bias, mask, task_ids)
-        x = added(x, attention(normed, *inputs, new=inserted, **options))
+        options: dict[str, Any] = {"tuned": tuned, "deterministic": deterministic}
+        attended = attention(normed, seen, position_bias, mask, task_ids, new=inserted, **options)
+        x = added(x, attended)
         if source is not None and source_mask is not None:
             normed = LayerNorm(config, name="cross_attention_norm")(x)
             # Rows that share a source ask side by side, as so many queries.

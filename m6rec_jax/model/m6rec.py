@@ -477,10 +477,8 @@ class M6Rec(nn.Module):
                 f"max_length = {max_length} and rows_per_source = {rows_per_source} must be at "
                 "least 1"
             )
-        num_rows = encoded.mask.shape[0] * rows_per_source
-        return self.decoder.start(
-            encoded.hidden, encoded.mask, task_ids.reshape(-1), num_rows, max_length
-        )
+        num_rows, tasks = encoded.mask.shape[0] * rows_per_source, task_ids.reshape(-1)
+        return self.decoder.start(encoded.hidden, encoded.mask, tasks, num_rows, max_length)
 
     def decode_step(
         self,
