@@ -195,8 +195,10 @@ class Recommender:
         """What a task of generation writes: about each candidate, or one text about none."""
         accepted, found = self._answer("generation", asked, candidates=candidates)
         about = accepted.request.candidates or [Item("", {})] * len(found.texts)
-        rows = zip(about, found.texts, found.log_probabilities, strict=True)
-        return [GeneratedText(item.id, title_of(item), text, score) for item, text, score in rows]
+        return [
+            GeneratedText(item.id, title_of(item), text.continuation, text.log_probability)
+            for item, text in zip(about, found.texts, strict=True)
+        ]
 
     def chat(
         self, *, prepared: str | None = None, titles: str = "", **known: Unpack[Known]

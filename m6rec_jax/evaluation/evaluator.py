@@ -300,13 +300,6 @@ class _TaskEvaluation:
         )
         return Generator(self.model, self.variables, task_vocabulary(self._task.name), options)
 
-    def beside(self, kind: str) -> _TaskEvaluation | None:
-        own = (self._task.dataset, self._task.split, self._task.view)
-        for task in self._evaluator.tasks:
-            if task.kind == kind and (task.dataset, task.split, task.view) == own:
-                return _TaskEvaluation(self._evaluator, task, self.model, self.variables)
-        return None
-
     def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
         kept = self._evaluator.kept[self._task.name]
         if key not in kept:

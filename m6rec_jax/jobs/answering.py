@@ -17,6 +17,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from m6rec_jax.engine.decoding.generation import GeneratedText
 from m6rec_jax.engine.decoding.graphs import TextChoices
 from m6rec_jax.engine.decoding.stream import GenerationStream
 from m6rec_jax.engine.decoding.text_decoding import TextOptions
@@ -73,15 +74,17 @@ class Result(Protocol):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Answer:
-    """A `Result` of numbers and ids.
+    """A `Result` of numbers, ids and texts.
 
     Attributes:
       values: by column.
       items: that are scored or found, in order.
+      texts: that were generated.
     """
 
     values: Mapping[str, Any]
     items: Sequence[ScoredItem] = ()
+    texts: Sequence[GeneratedText] = ()
 
     def columns(self) -> Mapping[str, Any]:
         return self.values

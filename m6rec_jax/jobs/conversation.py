@@ -334,7 +334,7 @@ class Conversation:
         sources = [[*self.source(one), RECOMMENDS] for one in dialogues]
         excluded = [np.flatnonzero(~one.allowed) for one in filtered]
         written: Sequence[Recommended | None] = [None] * len(dialogues)
-        retrieved, users = written, None
+        retrieved = written
         if self._retrieval is not None and self._index is not None:
             if self._read_liked is not None:
                 read = [self._read_liked(one.state.liked) for one in dialogues]
@@ -345,7 +345,7 @@ class Conversation:
             users = self._retrieval.embed_users([one.history for one in read], tasks)
             retrieved = self._by_retrieval(self._index, read, excluded, users)
         if self._titles is not None and self._trie is not None:
-            written = self._by_title(self._titles, self._trie, sources, excluded, users)
+            written = self._by_title(self._titles, self._trie, sources, excluded)
         return list(zip(written, retrieved, strict=True))
 
     def _by_title(
@@ -354,22 +354,13 @@ class Conversation:
         trie: TitleTrie,
         sources: Sequence[Sequence[str]],
         excluded: Sequence[np.ndarray],
-        users: np.ndarray | None,
     ) -> list[Recommended]:
-        # The two towers order films of one title, where there are towers.
-        scores = None
-        if users is not None and self._index is not None:
-            index, towers = self._index, users
-
-            def scores(number: int, places: np.ndarray) -> np.ndarray:
-                return index.similarities(towers[number][None], places[None])[0]
-
         requests = [
             TextRequest(source, task=self._tasks["titles"], seen=seen.tolist())
             for source, seen in zip(sources, excluded, strict=True)
         ]
         k = min(self._num_items, self._num_beams)
-        best = titles.recommend(requests, trie, k, num_beams=self._num_beams, item_scores=scores)
+        best = titles.recommend(requests, trie, k, num_beams=self._num_beams)
         rows = [[(i, title.score) for title in row for i in title.indices] for row in best]
         return list(map(self._recommended, rows))
 

@@ -25,7 +25,7 @@ from m6rec_jax.engine.decoding.graphs import TextChoices
 from m6rec_jax.engine.decoding.stream import GenerationStream
 from m6rec_jax.engine.decoding.text_decoding import Decoding
 from m6rec_jax.errors import ConfigError, DataError
-from m6rec_jax.jobs.answering import Accepted, Handler, check_finite
+from m6rec_jax.jobs.answering import Accepted, Answer, Handler, check_finite
 from m6rec_jax.jobs.job import (
     Array,
     Columns,
@@ -188,33 +188,17 @@ def item_facts(prepared: Prepared, view: str, rows: Sequence[Row]) -> ItemFacts 
     )
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Texts:
-    """One text about each candidate, or a single one where the task writes about no item.
+def answer_of(accepted: Accepted, texts: Iterable[GeneratedText]) -> Answer:
+    """Texts about each candidate, or a single one where the task writes about no item.
 
-    Attributes:
-      texts: what was generated, without the prefix.
-      log_probabilities: of the texts, `[EOS]` included.
-      ended: False where a text was cut off at the longest length.
+    Raises:
+      DataError: their probabilities are not finite.
     """
-
-    column_types: ClassVar[Mapping[str, str]] = {"texts": "string", "log_probabilities": "float"}
-    texts: list[str]
-    log_probabilities: list[float]
-    ended: list[bool] = dataclasses.field(default_factory=list)
-
-    @classmethod
-    def of(cls, texts: Iterable[GeneratedText]) -> Texts:
-        """What was generated, as an answer."""
-        texts = list(texts)
-        return cls(
-            [text.continuation for text in texts],
-            [text.log_probability for text in texts],
-            [text.ended for text in texts],
-        )
-
-    def columns(self) -> Mapping[str, Any]:
-        return {"texts": self.texts, "log_probabilities": self.log_probabilities}
+    texts = list(texts)
+    log_probabilities = [text.log_probability for text in texts]
+    check_finite([accepted], [log_probabilities])
+    columns = {"texts": [t.continuation for t in texts], "log_probabilities": log_probabilities}
+    return Answer(columns, texts=texts)
 
 
 class GenerationAnswers(Handler):
@@ -226,7 +210,7 @@ class GenerationAnswers(Handler):
     """
 
     job = "generation"
-    column_types = Texts.column_types
+    column_types: ClassVar[Mapping[str, str]] = {"texts": "string", "log_probabilities": "float"}
 
     def __init__(self, resources: Resources, task: str) -> None:
         self._decoding, self._template = Decoding(), _TEXTS
@@ -269,13 +253,7 @@ class GenerationAnswers(Handler):
         template, generator = self._template, self.resources.generator(self.task)
         try:
             template.source((), item)
-            prefix = template.render_prefix(item)
-            number = len(generator.vocabulary.encode(prefix))
-            if number >= generator.max_tokens:
-                raise DataError(
-                    f"the text would begin with {number} tokens, which leaves no room in "
-                    f"{generator.max_tokens}: {prefix!r}"
-                )
+            generator.prefix_tokens(template.render_prefix(item))
         except DataError as error:
             where = "" if item is None else f"'{path}' cannot be written about: "
             raise RejectedRow("no_text", f"{where}{error}") from None
@@ -289,14 +267,16 @@ class GenerationAnswers(Handler):
         choices = true.for_user(liked)
         return [None if item is None else choices(item) for item in items]
 
-    def answer(self, accepted: Sequence[Accepted]) -> list[Texts]:
-        requests = list(map(self._requests, accepted))
-        texts = iter(
-            self._decoding.write(self.resources.generator(self.task), [*itertools.chain(*requests)])
+    def answer(self, accepted: Sequence[Accepted]) -> list[Answer]:
+        requests, generator = (
+            list(map(self._requests, accepted)),
+            self.resources.generator(self.task),
         )
-        answers = [Texts.of(itertools.islice(texts, len(one))) for one in requests]
-        check_finite(accepted, (answer.log_probabilities for answer in answers))
-        return answers
+        texts = iter(self._decoding.write(generator, [*itertools.chain(*requests)]))
+        return [
+            answer_of(one, itertools.islice(texts, len(of_one)))
+            for one, of_one in zip(accepted, requests, strict=True)
+        ]
 
     def texts(self, accepted: Accepted) -> list[Callable[[], GenerationStream]] | None:
         if not self.one_by_one:

@@ -121,9 +121,6 @@ class Evaluation(Protocol):
     def generator(self) -> Generator:
         """Writes texts; the task is named in each call."""
 
-    def beside(self, kind: str) -> Evaluation | None:
-        """The evaluated task of that kind that reads the same rows; None where there is none."""
-
     def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """What `make` gives, made once for the task and kept from one validation to the next."""
 

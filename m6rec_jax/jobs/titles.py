@@ -6,7 +6,6 @@ Metrics: those of `dialogue_items`, and the likelihood of the titles that were r
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -15,17 +14,19 @@ import numpy as np
 
 from m6rec_jax.engine.candidates.likelihood import token_sums
 from m6rec_jax.engine.decoding.generation import Generator, TextRequest
-from m6rec_jax.engine.decoding.title_trie import ItemScores, TitleTrie
-from m6rec_jax.engine.index.retrieval import Retriever
+from m6rec_jax.engine.decoding.title_trie import TitleTrie
+from m6rec_jax.engine.index.catalogue_index import NO_ITEM
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.jobs.answering import (
     Accepted,
+    Answer,
     Handler,
     ScoredItem,
     check_default_k,
     check_finite,
     check_k,
+    excluded_ids,
 )
 from m6rec_jax.jobs.dialogue_items import (
     RecommendationJob,
@@ -46,11 +47,7 @@ from m6rec_jax.text.writing_templates import WritingTemplate
 
 @register
 class TitleRecommendationJob(RecommendationJob):
-    """The likeliest titles of the catalogue for each dialogue.
-
-    Items of one title are ordered by the two towers where a task of them is evaluated beside this
-    one; else they stay in the catalogue's order.
-    """
+    """The likeliest titles of the catalogue for each dialogue."""
 
     kind = "title_recommendation"
     on_request = True
@@ -67,25 +64,14 @@ class TitleRecommendationJob(RecommendationJob):
         )
         rows = evaluation.rows()
         requests = [TextRequest(row["source"], task=evaluation.data.name) for row in rows]
-        towers = evaluation.beside("item_recommendation")
-        scores = None
-        if towers is not None:
-            sources = [row["source"] for row in rows]
-            scores = SharedTitles(towers.retriever(), trie, texts).item_scores(sources)
-        longest = max(evaluation.ks)
+        k = min(max(evaluation.ks), len(texts))
 
         def top(requests: Sequence[TextRequest]) -> tuple[np.ndarray, np.ndarray]:
             """Items in the order of their titles and the scores of these, `[n, k]` both."""
-            k = min(longest, len(trie))
-            titles = generator.recommend(requests, trie, k, item_scores=scores)
-            shape = len(rows), min(longest, len(texts))
-            items, of_items = np.full(shape, -1, np.int64), np.full(shape, -np.inf, np.float32)
-            for row, of_row in enumerate(titles):
-                # Several items may share a title.
-                pairs = [(i, t.score) for t in of_row for i in t.indices][: shape[1]]
-                for place, pair in enumerate(pairs):
-                    items[row, place], of_items[row, place] = pair
-            return items, of_items
+            titles = generator.recommend(requests, trie, min(k, len(trie)))
+            pairs = [[(i, t.score) for t in of_row for i in t.indices] for of_row in titles]
+            filled = np.array([[*row, *[(NO_ITEM, -np.inf)] * k][:k] for row in pairs])
+            return filled[..., 0].astype(np.int64), filled[..., 1].astype(np.float32)
 
         of_all, _ = top(requests)
         named = [named_items(row).tolist() for row in rows]
@@ -112,76 +98,10 @@ class TitleRecommendationJob(RecommendationJob):
         return super().may_be_asked_of(settings) and settings.writing in NAMING
 
 
-class SharedTitles:
-    """Similarities of histories and items that share a title, for `Generator.recommend`.
-
-    Only those items are embedded: a large catalogue with few shared titles costs next to nothing.
-
-    Args:
-      retriever: of the two towers.
-      trie: of the catalogue.
-      texts: of the catalogue, as the item tower reads them.
-      task: by whose prompts users and items are embedded; None: the retriever's default one.
-    """
-
-    def __init__(
-        self, retriever: Retriever, trie: TitleTrie, texts: Sequence[str], task: str | None = None
-    ) -> None:
-        self._retriever, self._task = retriever, task
-        self._shared = trie.shared_indices()
-        if len(self._shared):
-            self._index = retriever.index([texts[index] for index in self._shared], task)
-
-    def item_scores(self, histories: Sequence[Sequence[str]]) -> ItemScores | None:
-        """What orders items of one title; None where no title is shared.
-
-        Args:
-          histories: of the requests, as for `Retriever.embed_users`.
-        """
-        if not len(self._shared) or not histories:
-            return None
-        tasks = None if self._task is None else [self._task] * len(histories)
-        users = self._retriever.embed_users(histories, tasks)
-
-        def scores(request: int, indices: np.ndarray) -> np.ndarray:
-            places = np.searchsorted(self._shared, indices)
-            return self._index.similarities(users[request][None], places[None])[0]
-
-        return scores
-
-
 # Kinds of texts that name an item, see `text.writing_templates`.
 NAMING = ("titles", "contents")
 # That a request may ask for, unless gin says otherwise.
 MAX_K = 20
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class RecommendedTitles:
-    """Items by the titles that the model finds likeliest, best first.
-
-    Attributes:
-      item_ids, titles: of the items; several may share a title.
-      log_probabilities: of the titles.
-    """
-
-    column_types: ClassVar[Mapping[str, str]] = {
-        "item_ids": "string",
-        "titles": "string",
-        "log_probabilities": "float",
-    }
-    item_ids: Sequence[str]
-    titles: Sequence[str]
-    log_probabilities: Sequence[float]
-
-    @property
-    def items(self) -> list[ScoredItem]:
-        """Items with their scores."""
-        rows = zip(self.item_ids, self.titles, self.log_probabilities, strict=True)
-        return [ScoredItem(*row) for row in rows]
-
-    def columns(self) -> Mapping[str, Any]:
-        return {name: getattr(self, name) for name in self.column_types}
 
 
 @gin.configurable(allowlist=["k", "max_k", "exclude_seen"])
@@ -189,8 +109,7 @@ class TitlesAnswers(Handler):
     """Ids of items whose titles the model finds likeliest.
 
     Titles are generated over a trie of the catalogue, so all of them exist; those of which all
-    items were seen are left out. A title stands for all of its items. Where several share one, the
-    two towers order them, if a task of the model trains them on the same data.
+    items were seen are left out. A title stands for all of its items.
 
     A task may put a prefix about the item before its titles, such as its category. A request gives
     the prefix's attributes in `about`; missing ones are left out.
@@ -207,7 +126,11 @@ class TitlesAnswers(Handler):
     """
 
     job = "title_recommendation"
-    column_types = RecommendedTitles.column_types
+    column_types: ClassVar[Mapping[str, str]] = {
+        "item_ids": "string",
+        "titles": "string",
+        "log_probabilities": "float",
+    }
 
     def __init__(
         self,
@@ -240,14 +163,6 @@ class TitlesAnswers(Handler):
         self._items_of_title: dict[str, list[int]] = {}
         for index, item in enumerate(items):
             self._items_of_title.setdefault(_title(self._template, item), []).append(index)
-        # The task whose towers order items of one title.
-        self._towers: str | None = None
-        if resources.model.model.config.prompts.retrieval_dim and len(self._trie.shared_indices()):
-            self._towers = resources.beside(task, "retrieval")
-        self._shared: SharedTitles | None = None
-        if self._towers is not None:
-            texts = [data.template.item(item) for item in items]
-            self._shared = SharedTitles(resources.retriever(), self._trie, texts, self._towers)
 
     @property
     def group(self) -> Hashable:
@@ -259,18 +174,12 @@ class TitlesAnswers(Handler):
         generator, text, about = self._generator, super().render(request), _about(request)
         try:
             source = self._template.source(text.history, about)
-            number = len(generator.vocabulary.encode(self._template.render_prefix(about)))
+            generator.prefix_tokens(self._template.render_prefix(about), self._trie.length)
         except DataError as error:
-            raise RejectedRow("no_text", f"'about' says too little: {error}") from None
-        if number + self._trie.length > generator.max_tokens:
-            raise RejectedRow(
-                "no_text",
-                f"'about' makes {number} tokens before the title, which leave no room for the "
-                f"longest one, of {self._trie.length}, in {generator.max_tokens}",
-            )
+            raise RejectedRow("no_text", f"'about' does not fit: {error}") from None
         return text._replace(history=source)
 
-    def answer(self, accepted: Sequence[Accepted]) -> list[RecommendedTitles]:
+    def answer(self, accepted: Sequence[Accepted]) -> list[Answer]:
         requests = [
             TextRequest(
                 one.text.history,
@@ -280,28 +189,23 @@ class TitlesAnswers(Handler):
             )
             for one in accepted
         ]
-        scores = None
-        if self._shared is not None:
-            scores = self._shared.item_scores([one.text.history for one in accepted])
-        best = self._generator.recommend(requests, self._trie, self._num_beams, item_scores=scores)
+        best = self._generator.recommend(requests, self._trie, self._num_beams)
         answers = []
         for one, titles in zip(accepted, best, strict=True):
-            k = one.request.k or self._k
-            rows = [(item, title) for title in titles[:k] for item in title.indices]
-            answers.append(
-                RecommendedTitles(
-                    [self._ids[item] for item, _ in rows],
-                    [title.title for _, title in rows],
-                    [title.score for _, title in rows],
-                )
-            )
-        check_finite(accepted, (answer.log_probabilities for answer in answers))
+            items = [
+                ScoredItem(self._ids[index], title.title, title.score)
+                for title in titles[: one.request.k or self._k]
+                for index in title.indices
+            ]
+            columns = zip(*items, strict=True) if items else ((), (), ())
+            values = dict(zip(self.column_types, map(list, columns), strict=True))
+            answers.append(Answer(values, items))
+        check_finite(accepted, (answer.values["log_probabilities"] for answer in answers))
         return answers
 
     def describe(self) -> Mapping[str, Any]:
         return {
             "template": self._template.to_spec(),
-            "ordered_by": self._towers and self.resources.model.fingerprint(self._towers),
             "k": self._k,
             "max_k": self._max_k,
             "exclude_seen": self._hides_seen,
@@ -313,15 +217,14 @@ class TitlesAnswers(Handler):
 
     def _excluded(self, request: Request) -> list[int]:
         """Indices of seen items; one without an id is seen where it has the title of others."""
-        excluded = [self._index_of[id_] for id_ in request.exclude if id_ in self._index_of]
+        ids = excluded_ids(request, self._hides_seen)
+        excluded = {self._index_of[id_] for id_ in ids if id_ in self._index_of}
         for _, item in request.history if self._hides_seen else ():
-            if item.id:
-                excluded += [self._index_of[item.id]] if item.id in self._index_of else []
-                continue
             # An item without what a title needs has no title of the catalogue.
             with contextlib.suppress(DataError):
-                excluded += self._items_of_title.get(_title(self._template, item), [])
-        return sorted(set(excluded))
+                if not item.id:
+                    excluded.update(self._items_of_title.get(_title(self._template, item), ()))
+        return sorted(excluded)
 
     def _warm(self) -> None:
         for history in self._generator.warm_up_histories():

@@ -159,10 +159,14 @@ async def _write(asked: Asking, body: schemas.Write, kind: str | None = None) ->
     (result,) = await asked.answer(accepted)
     # One text about nothing, or one about each candidate, of which there may be none.
     about = accepted.request.candidates or [Item("", {})] * len(result.texts)  # type: ignore[attr-defined]
-    rows = zip(about, result.texts, result.log_probabilities, strict=True)  # type: ignore[attr-defined]
     texts = [
-        {"id": item.id, "title": title_of(item), "text": text, "log_probability": score}
-        for item, text, score in rows
+        {
+            "id": item.id,
+            "title": title_of(item),
+            "text": text.continuation,
+            "log_probability": text.log_probability,
+        }
+        for item, text in zip(about, result.texts, strict=True)  # type: ignore[attr-defined]
     ]
     return _answered(asked, body, task, "generation", texts=texts)
 

@@ -179,8 +179,8 @@ async def _accept_completion(
 async def _complete(asked: Asking, body: schemas.Completion) -> dict[str, Any]:
     task, accepted, ignored = await _accept_completion(asked, body)
     results: list[Any] = [*await asked.answer(*accepted)]
-    texts = [result.texts[0] for result in results]
-    reasons = ["stop" if result.ended[0] else "length" for result in results]
+    texts = [result.texts[0].continuation for result in results]
+    reasons = ["stop" if result.texts[0].ended else "length" for result in results]
     usage = await run_in_threadpool(_usage, asked.snapshot, _read(*accepted), texts)
     return _head("text_completion", "cmpl", task) | {
         "choices": [
@@ -210,7 +210,7 @@ async def _completion_events(
             if text:
                 yield event(text, None)
             if result is not None:
-                reason = "stop" if result.ended[0] else "length"  # type: ignore[attr-defined]
+                reason = "stop" if result.texts[0].ended else "length"  # type: ignore[attr-defined]
         yield event("", reason) | {"m6rec": {"ignored": ignored}}
         if body.stream_options is not None and body.stream_options.include_usage:
             usage = await run_in_threadpool(_usage, asked.snapshot, _read(*prompts), [whole])

@@ -30,8 +30,8 @@ import jax
 from m6rec_jax.engine.decoding.continuous import ContinuousGenerator
 from m6rec_jax.engine.decoding.stream import GenerationStream
 from m6rec_jax.errors import ConfigError, M6RecError
-from m6rec_jax.jobs.answering import Accepted, Result, check_finite
-from m6rec_jax.jobs.generation import Texts
+from m6rec_jax.jobs.answering import Accepted, Result
+from m6rec_jax.jobs.generation import answer_of
 
 log = logging.getLogger(__name__)
 
@@ -388,8 +388,7 @@ class Scheduler:
         try:
             if error is not None:
                 raise error
-            result = Texts.of(stream.result() for stream in one.streams)
-            check_finite([one.argument], [result.log_probabilities])
+            result = answer_of(one.argument, (stream.result() for stream in one.streams))
             if one.set_running_or_notify_cancel():
                 one.set_result(result)
         except Exception as failure:

@@ -25,7 +25,6 @@ from m6rec_jax.engine.index.retrieval import Retriever
 from m6rec_jax.engine.model_folder import variable_targets
 from m6rec_jax.engine.programs.runtime import Runtime
 from m6rec_jax.engine.segments.cache import SegmentCache
-from m6rec_jax.jobs.titles import SharedTitles
 from m6rec_jax.model import M6Rec
 from m6rec_jax.sharding import LogicalRules, fully_sharded_2d, make_mesh
 from m6rec_jax.text.vocabulary import Vocabulary
@@ -69,13 +68,11 @@ def answers(
     titles = generator.recommend(requests, trie, 3)
     texts = [f"{title}, {i} percent" for i, title in enumerate(TITLES)]
     retriever = Retriever(model, placed, vocabulary, options)
-    shared = SharedTitles(retriever, trie, texts)
     asked = zip(requests, ["likes", "user", "liked it,"], [[1], [], [7]], strict=True)
     ordered = generator.recommend(
         [request._replace(prefix=prefix, seen=seen) for request, prefix, seen in asked],
         trie,
         7,
-        item_scores=shared.item_scores(HISTORIES),
     )
     samples = generator.write([one._replace(sampling=SamplingOptions()) for one in requests])
     users, index = retriever.embed_users(HISTORIES), retriever.index(texts)

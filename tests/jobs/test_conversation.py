@@ -60,10 +60,9 @@ class Model:
         self.seen.append(set(seen))
         return [place for place in range(len(TITLES)) if place not in seen]
 
-    def recommend(self, requests, trie, k, *, num_beams, item_scores):
+    def recommend(self, requests, trie, k, *, num_beams):
         (request,) = requests
         self.sources.append(request.source)
-        self.item_scores = item_scores
         assert num_beams <= len(trie)
         return [[RecommendedTitle(TITLES[i], -float(i), [i]) for i in self._left(request.seen)[:k]]]
 
@@ -132,8 +131,6 @@ def test_what_was_named_is_not_recommended():
     # The user named Fargo; "big" is no title, for want of its capital.
     assert titles.seen == retrieval.seen == [{0}]
     assert answer.written.titles == answer.retrieved.titles == ["Heat (1995)"]
-    # Films of one title are ordered by the towers, where the model has them.
-    assert titles.item_scores(0, np.array([4])) == -4e-6
     assert titles.sources[0][-1] == "SYSTEM recommends"
     # The reply named both films of one name, and the recommendation one of them.
     answer = conversation.answer("And else?")

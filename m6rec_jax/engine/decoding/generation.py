@@ -26,7 +26,7 @@ from m6rec_jax.engine.decoding.beam_search import beam_search
 from m6rec_jax.engine.decoding.graphs import TextChoices, graphs_of_choices
 from m6rec_jax.engine.decoding.sampling import GREEDY, SamplingOptions, check_sampling
 from m6rec_jax.engine.decoding.slots import FREE, Slots, advance, model_step
-from m6rec_jax.engine.decoding.title_trie import ItemScores, TitleTrie
+from m6rec_jax.engine.decoding.title_trie import TitleTrie
 from m6rec_jax.engine.engine import Engine, EngineOptions, Variables, encoded_source
 from m6rec_jax.engine.programs.runtime import in_buckets, read_back
 from m6rec_jax.engine.task_settings import TaskSettings
@@ -102,7 +102,7 @@ class RecommendedTitle(NamedTuple):
     Attributes:
       title: as the catalogue has it.
       score: log probability of the title.
-      indices: into the catalogue, of all items that have the title and were not seen, best first.
+      indices: into the catalogue, of all items that have the title and were not seen.
     """
 
     title: str
@@ -199,18 +199,27 @@ class TextEngine(Engine):
         """A request in tokens; on the host.
 
         Raises:
-          DataError: a prefix that leaves no room for the `shortest` text, `[EOS]` included.
+          DataError: as `prefix_tokens`.
           ConfigError: no such task, or sampling that is out of range.
         """
         check_sampling(request.sampling)
         settings = self._tasks.one(request.task)
-        given = self.vocabulary.encode(request.prefix)
+        given = self.prefix_tokens(request.prefix, shortest)
+        return PreparedText(request, settings, self._source_row(request.source, settings), given)
+
+    def prefix_tokens(self, prefix: str, shortest: int = 1) -> list[int]:
+        """The tokens of a prefix.
+
+        Raises:
+          DataError: it leaves no room for the `shortest` text, `[EOS]` included.
+        """
+        given = self.vocabulary.encode(prefix)
         if len(given) + shortest > self.max_tokens:
             raise DataError(
-                f"the prefix {request.prefix!r} has {len(given)} tokens, which leaves no room for "
+                f"the prefix {prefix!r} has {len(given)} tokens, which leaves no room for "
                 f"{shortest} more in {self.max_tokens}"
             )
-        return PreparedText(request, settings, self._source_row(request.source, settings), given)
+        return given
 
     def _columns(self, texts: Sequence[PreparedText], size: int) -> dict[str, np.ndarray]:
         """What texts begin with, and how they are drawn, `[size, ...]`; rows of padding end."""
@@ -269,7 +278,6 @@ class Generator(TextEngine):
         k: int,
         *,
         num_beams: int | None = None,
-        item_scores: ItemScores | None = None,
     ) -> list[list[RecommendedTitle]]:
         """The k likeliest titles of a catalogue per request; fewer where the trie has fewer.
 
@@ -277,21 +285,21 @@ class Generator(TextEngine):
           requests, trie: see the class.
           k: how many titles.
           num_beams: at least k; more miss fewer titles. None: k.
-          item_scores: what orders items that share a title, such as the retriever's similarities;
-            None: the catalogue's order.
         """
         # Titles are ranked by their probability.
         beams = self.beam_search(requests, num_beams=num_beams or k, length_penalty=0.0, trie=trie)
-        results: list[list[RecommendedTitle]] = []
-        for number, (request, texts) in enumerate(zip(requests, beams, strict=True)):
-            seen, titles = set(request.seen), list[RecommendedTitle]()
-            for text in texts[:k]:
-                if text.entry is not None:
-                    items = trie.indices(text.entry, item_scores, number)
-                    left = [item for item in items if item not in seen]
-                    titles.append(RecommendedTitle(trie.titles[text.entry], text.score, left))
-            results.append(titles)
-        return results
+        return [
+            [
+                RecommendedTitle(
+                    trie.titles[text.entry],
+                    text.score,
+                    [item for item in trie.indices(text.entry) if item not in request.seen],
+                )
+                for text in texts[:k]
+                if text.entry is not None
+            ]
+            for request, texts in zip(requests, beams, strict=True)
+        ]
 
     def _generate(
         self,

@@ -4,13 +4,13 @@
     generator.recommend(requests, trie, 10)             # titles, scores *and* indices of items
 
 A title may belong to several items: films are remade and re-released, and texts that differ only
-in what the vocabulary normalises away have the same tokens. All of them are returned, in an order
-that the caller decides (by retrieval, say).
+in what the vocabulary normalises away have the same tokens. All of them are returned, in the
+catalogue's order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -20,9 +20,6 @@ from m6rec_jax.engine.decoding.graphs import build_trie
 from m6rec_jax.engine.index.catalogue_index import excluded_widths
 from m6rec_jax.errors import DataError
 from m6rec_jax.text.vocabulary import Vocabulary
-
-# From the number of a request and indices into the catalogue to scores.
-ItemScores = Callable[[int, np.ndarray], np.ndarray]
 
 
 class TitleTrie:
@@ -112,19 +109,8 @@ class TitleTrie:
         widths = excluded_widths(len(self))
         return [[int(i) for items in self._items[:width] for i in items] for width in widths]
 
-    def shared_indices(self) -> np.ndarray:
-        """Indices of all items that share their title with another one, ascending, int64."""
-        shared = [items for items in self._items if len(items) > 1]
-        return np.sort(np.concatenate(shared)) if shared else np.zeros(0, np.int64)
-
-    def indices(self, entry: int, scores: ItemScores | None = None, request: int = 0) -> list[int]:
-        """Indices into the catalogue of all items that have this title.
-
-        Of `Automaton.entries`, best first by the scores of a request; equal ones, and None, leave
-        the catalogue's order.
+    def indices(self, entry: int) -> list[int]:
+        """Indices into the catalogue, ascending, of all items that have a title, one of
+        `Automaton.entries`.
         """
-        items = self._items[entry]
-        if scores is not None and len(items) > 1:
-            items = items[np.argsort(-scores(request, items), kind="stable")]
-        indices: list[int] = items.tolist()
-        return indices
+        return self._items[entry].tolist()
