@@ -195,10 +195,8 @@ class Recommender:
         """What a task of generation writes: about each candidate, or one text about none."""
         accepted, found = self._answer("generation", asked, candidates=candidates)
         about = accepted.request.candidates or [Item("", {})] * len(found.texts)
-        return [
-            GeneratedText(item.id, title_of(item), text.continuation, text.log_probability)
-            for item, text in zip(about, found.texts, strict=True)
-        ]
+        rows = zip(about, *found.columns().values(), strict=True)
+        return [GeneratedText(item.id, title_of(item), text, score) for item, text, score in rows]
 
     def chat(
         self, *, prepared: str | None = None, titles: str = "", **known: Unpack[Known]

@@ -159,14 +159,10 @@ async def _write(asked: Asking, body: schemas.Write, kind: str | None = None) ->
     (result,) = await asked.answer(accepted)
     # One text about nothing, or one about each candidate, of which there may be none.
     about = accepted.request.candidates or [Item("", {})] * len(result.texts)  # type: ignore[attr-defined]
+    rows = zip(about, *result.columns().values(), strict=True)
     texts = [
-        {
-            "id": item.id,
-            "title": title_of(item),
-            "text": text.continuation,
-            "log_probability": text.log_probability,
-        }
-        for item, text in zip(about, result.texts, strict=True)  # type: ignore[attr-defined]
+        {"id": item.id, "title": title_of(item), "text": text, "log_probability": score}
+        for item, text, score in rows
     ]
     return _answered(asked, body, task, "generation", texts=texts)
 
