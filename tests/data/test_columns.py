@@ -6,16 +6,18 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m6rec_jax.data.dataset.columns import KINDS, conversion
 from m6rec_jax.data.dataset.values import LAST_TIME
 
+DATABASE = duckdb.connect()
+
 
 def converted(column: pa.Array, kind: str) -> tuple[list[Any], list[str | None]]:
     """Values of a column as a kind, and the texts of those that do not fit."""
-    with duckdb.connect() as database:
+    with DATABASE.cursor() as database:
         database.execute("SET TimeZone = 'UTC'")
         database.register("rows", pa.table({"x": column}))
         ((_, sql_type, *_),) = database.execute("DESCRIBE SELECT x FROM rows").fetchall()
@@ -140,6 +142,7 @@ def test_bad_values_become_null_and_are_told(column: pa.Array, kind: str) -> Non
     assert bad[1] is not None
 
 
+@settings(max_examples=40)
 @given(st.lists(st.text(alphabet=st.characters(exclude_categories=["Cs"])), max_size=8))
 def test_no_text_can_make_a_conversion_raise(values: list[str]) -> None:
     for kind in KINDS:

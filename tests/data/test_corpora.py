@@ -5,7 +5,6 @@ import json
 import msgspec
 import pytest
 
-from m6rec_jax import cli
 from m6rec_jax.data.rendering import corpora
 from m6rec_jax.data.rendering.corpora import prepare_corpus
 from m6rec_jax.data.rendering.texts import CorpusSpec, Text, TextCorpus, documents, write_corpus
@@ -138,11 +137,3 @@ def test_preparing_again_does_nothing_unless_something_changed(notes, tmp_path, 
             notes.files[1].write_text(before)
     prepare_corpus(notes, tmp_path, progress=False)
     assert manifest.stat().st_mtime_ns != first
-
-
-@pytest.mark.usefixtures("no_gin")
-@pytest.mark.parametrize("words", ["check {0} --clean {0}-clean", "prepare {0} --engine ray"])
-def test_what_is_for_tables_alone_is_refused(notes, capsys, words):
-    command = words.format(notes.files[0].parent).split()
-    assert cli.main(["data", *command]) == cli.EXIT_USER_ERROR
-    assert "for users, items and events" in capsys.readouterr().err

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from m6rec_jax.data.dataset.joined_attributes import JoinedAttributes
 from m6rec_jax.data.dataset.reading import write_dataset
 from m6rec_jax.data.dataset.schema import DatasetSpec
-from m6rec_jax.data.features.co_occurrence import CoOccurrence
 from m6rec_jax.data.rendering.corpora import prepare_corpus
 from m6rec_jax.data.rendering.dialogues import (
     Dialogue,
@@ -26,6 +25,7 @@ from m6rec_jax.errors import DataError
 from m6rec_jax.pipeline.prepared_rows import read_rows
 from m6rec_jax.text.records import Item
 from tests.data import dialogue_files as files
+from tests.data.fold import co_occurrence_of
 
 
 @pytest.fixture(scope="module")
@@ -95,28 +95,18 @@ def test_a_dialogue_is_in_one_part(tmp_path, shares):
 
 
 def test_what_training_dialogues_name_is_counted(prepared):
-    catalogue = prepared.catalogue()
+    catalogue, codes = prepared.catalogue(), by_name([f"d{number}" for number in range(60)])
     index = {title: place for place, title in enumerate(catalogue.texts)}
-    counts, users, items = dict.fromkeys(catalogue.texts, 0), [], []
-    codes = by_name([f"d{number}" for number in range(60)])
-    for number, dialogue in enumerate(read_inspired(prepared.data_dir / "talks" / "dev.tsv")):
-        if codes[number]:
-            continue
-        named = [title for turn in dialogue.turns for title in turn.items]
-        for title in named:
-            counts[title] += 1
-        for title in dict.fromkeys(named):
-            users.append(number)
-            items.append(index[title])
-    assert dict(zip(catalogue.texts, catalogue.train_counts.tolist(), strict=True)) == counts
-    expected = CoOccurrence.counted(np.array(users), np.array(items), len(index))
-    found = prepared.co_occurrence()
-    for item in index.values():
-        own, by_hand = found.related([item]), expected.related([item])
-        assert (own.items.tolist(), own.shares.tolist()) == (
-            by_hand.items.tolist(),
-            by_hand.shares.tolist(),
-        )
+    named = [
+        (number, [index[title] for turn in dialogue.turns for title in turn.items])
+        for number, dialogue in enumerate(read_inspired(prepared.data_dir / "talks" / "dev.tsv"))
+        if not codes[number]
+    ]
+    everything = [item for _, items in named for item in items]
+    assert catalogue.train_counts.tolist() == np.bincount(everything, minlength=4).tolist()
+    pairs = [(number, item) for number, items in named for item in dict.fromkeys(items)]
+    expected = co_occurrence_of(*zip(*pairs, strict=True), 4)
+    np.testing.assert_array_equal(prepared.co_occurrence().later.toarray(), expected)
     assert catalogue.items[0].attributes == {"title": "Fargo", "year": 1996}
     assert not catalogue.held_out.any()
 
@@ -124,66 +114,54 @@ def test_what_training_dialogues_name_is_counted(prepared):
 def test_files_of_parts(tmp_path):
     folder = tmp_path / "talks"
     folder.mkdir()
-    files.write_redial(folder / "train.jsonl", [files.redial(n) for n in range(40)])
     last = files.redial(99, movieMentions={"5": "Only Here (2001)"})
     last["messages"] = [{"senderWorkerId": 9, "text": "@5"}]
-    files.write_redial(folder / "test.jsonl", [last])
-    spec = {"name": "talks", "format": "redial", "files": {"train": "train.jsonl"}}
-    (folder / "dialogues.json").write_text(json.dumps(spec))
+
+    def talks(tested, *options, **parts):
+        files.write_redial(folder / "train.jsonl", [files.redial(n) for n in range(40)])
+        files.write_redial(folder / "test.jsonl", [tested])
+        spec = {"name": "talks", "format": "redial", "files": parts}
+        (folder / "dialogues.json").write_text(json.dumps(spec))
+        return Dialogues(folder, *options)
+
+    both = {"train": "train.jsonl", "test": "test.jsonl"}
     with pytest.raises(DataError, match="'files' must be a file, or an object"):
-        prepare_corpus(Dialogues(folder), tmp_path)
-    spec["files"]["test"] = "test.jsonl"
-    (folder / "dialogues.json").write_text(json.dumps(spec))
-    assert Dialogues(folder).summary() == ("talks: 41 dialogues (40 train, 1 test)")
-    prepared = prepare_corpus(Dialogues(folder, DialogueOptions(1)), tmp_path, progress=False)
+        prepare_corpus(talks(last, train="train.jsonl"), tmp_path)
+    with pytest.raises(DataError, match="dialogue '3' is in the files of 'train' and 'test'"):
+        prepare_corpus(talks(files.redial(3), **both), tmp_path)
+    corpus = talks(last, DialogueOptions(1), **both)
+    assert corpus.summary() == "talks: 41 dialogues (40 train, 1 test)"
+    prepared = prepare_corpus(corpus, tmp_path, progress=False)
     assert {row["user_id"] for row in read_rows(prepared, "replies", "test")} == {"99"}
     assert prepared.num_rows("replies")["train"] + prepared.num_rows("replies")["validation"] == 40
     catalogue = prepared.catalogue()
     held = dict(zip([item.id for item in catalogue.items], catalogue.held_out, strict=True))
     assert held == {"111": False, "11": False, "5": True}
-    # Another option makes other rows, the same ones are not made again.
-    changed = (prepared.folder / "prepare.json").stat().st_mtime_ns
-    prepare_corpus(Dialogues(folder, DialogueOptions(1)), tmp_path, progress=False)
-    assert (prepared.folder / "prepare.json").stat().st_mtime_ns == changed
-    files.write_redial(folder / "test.jsonl", [files.redial(3)])
-    with pytest.raises(DataError, match="dialogue '3' is in the files of 'train' and 'test'"):
-        prepare_corpus(Dialogues(folder), tmp_path)
 
 
 def test_attributes_are_joined_by_title_and_the_nearest_year(tmp_path):
     kinds = {"title": "string", "year": "int", "genres": "list<string>"}
-    spec = DatasetSpec.from_dict(
-        {
-            "name": "films",
-            "users": {"file": "u.parquet", "id": "user", "columns": {}},
-            "items": {"file": "i.parquet", "id": "item", "columns": kinds},
-            "events": {"file": "e.parquet", "user": "user", "item": "item", "time": "time"},
-        }
-    )
+    event = {"user": "user", "item": "item", "time": "time"}
+    spec = {
+        "name": "films",
+        "users": {"file": "u.parquet", "id": "user", "columns": {}},
+        "items": {"file": "i.parquet", "id": "item", "columns": kinds},
+        "events": {"file": "e.parquet", **event},
+    }
     films = [("Heat", 1995), ("Big", 1988), ("Big", 1989), ("Alien", 1979), ("Alien", 1981)]
-    films.append(("!", 2000))
     items = [
         {"item": f"{title} {year}", "title": title, "year": year, "genres": [f"of {year}"]}
-        for title, year in films
+        for title, year in [*films, ("!", 2000)]
     ]
-    write_dataset(tmp_path, spec, [{"user": "u"}], items, [])
-    asked = [("heat!", 1996), ("Heat", 1997), ("Big", 1989), ("Alien", 1980), ("?", 2000)]
-    joined, known = JoinedAttributes(tmp_path, ["genres", "colour"]).joined(
-        [Item("", {"title": title, "year": year}) for title, year in [*asked, ("Big", None)]]
-    )
+    write_dataset(tmp_path, DatasetSpec.from_dict(spec), [{"user": "u"}], items, [])
     # A year apart, too far, the nearer of two, two as near, and of no title or no year.
-    assert [item.attributes["genres"] for item in joined] == [
-        *(("of 1995",), None, ("of 1989",), None, None, None)
-    ]
+    sought = [("heat!", 1996), ("Heat", 1997), ("Big", 1989), ("Alien", 1980), ("?", 2000)]
+    joined, known = JoinedAttributes(tmp_path, ["genres", "colour"]).joined(
+        [Item("", {"title": title, "year": year}) for title, year in [*sought, ("Big", None)]]
+    )
+    genres = [("of 1995",), None, ("of 1989",), None, None, None]
+    assert [item.attributes["genres"] for item in joined] == genres
     assert known == 2
-
-
-def test_too_few_dialogues_are_told(tmp_path):
-    none = Dialogues(files.write_inspired_folder(tmp_path / "none", 0))
-    one = Dialogues(files.write_inspired_folder(tmp_path / "talks", 1))
-    for corpus, message in (none, "no dialogue that names an item"), (one, "is empty"):
-        with pytest.raises(DataError, match=message):
-            prepare_corpus(corpus, tmp_path)
 
 
 # ---- files

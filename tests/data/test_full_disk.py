@@ -5,15 +5,10 @@ import errno
 import resource
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
 import pytest
 
 from m6rec_jax.data.dataset.check import check_dataset
-from m6rec_jax.data.dataset.reading import Dataset
 from m6rec_jax.data.prepare import prepare
-from m6rec_jax.data.splitting import event_table
-from m6rec_jax.data.splitting.event_table import EventTable
 from m6rec_jax.data.store import tfrecords
 from m6rec_jax.errors import DataError
 from m6rec_jax.io.mapped_arrays import mapped_array
@@ -36,19 +31,6 @@ def content(folder):
     return {
         path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()
     }
-
-
-def test_little_memory_does_however_many_processors_there_are(tmp_path, monkeypatch):
-    shop, number = Dataset.open(SHOP), 500_000
-    places = np.random.default_rng(0).permutation(number)
-    drawn = {"row": np.arange(number), "user_index": places % 999, "item_index": places % 9}
-    batch = pa.record_batch({**drawn, "time": places * 1.0, "value": places * 1.0})
-    monkeypatch.setattr(Dataset, "iter_events", lambda *_, **__: [batch])
-    monkeypatch.setattr(event_table, "_MEMORY_WHEN_SORTED", "32MB")
-    with EventTable(shop, tmp_path / "table") as events:
-        events.query("SET threads = 8")
-        events.shrink()
-        assert sum(map(len, events.ordered("user, time, row"))) == number
 
 
 def test_a_preparation_goes_on_after_a_full_disk(tmp_path, monkeypatch):

@@ -105,7 +105,7 @@ tables = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(tables, st.data(), st.sampled_from(["\n", "\r\n"]))
 def test_tables_come_back_from_atomic_files(
     made: dict[str, Any], data: st.DataObject, end: str
@@ -164,64 +164,26 @@ def test_without_times_the_order_of_the_file_is_kept(tmp_path: Path) -> None:
     assert events["item_id"].to_pylist() == ["i2", "i1", "i2", "i1"]
 
 
-@pytest.mark.parametrize(
-    ("files", "message"),
-    [
-        ({"a_inter": INTER}, r"a\.item is missing: the model reads items as text"),
-        ({"a_item": ITEMS}, r"must hold one \.inter file \(there: none\)"),
-        ({"a_inter": INTER, "b_inter": INTER}, r"there: a\.inter, b\.inter"),
-        (
-            {"a_inter": INTER.replace("item_id", "item"), "a_item": ITEMS},
-            r"a\.inter, line 1: no field 'item_id' .*did you mean 'item'",
-        ),
-        (
-            {"a_inter": INTER, "a_item": ITEMS.replace("token_seq", "tokens", 1)},
-            r"a\.item, line 1: 'title:tokens' is not field:type .*did you mean 'token",
-        ),
-        (
-            {"a_inter": INTER, "a_item": "item_id:token\tprice:float\ni1\t2\n"},
-            r"no column of text \(their columns: price\)",
-        ),
-        ({"a_inter": INTER, "a_item": ""}, r"a\.item: its first line is empty"),
-        (
-            {"a_inter": INTER, "a_item": ITEMS.replace("i1", "j1").replace("i2", "j2")},
-            r"a\.inter: no event is left",
-        ),
-    ],
-)
-def test_mistakes_in_atomic_files(
-    tmp_path: Path, files: dict[str, str | bytes], message: str
-) -> None:
-    source = write(tmp_path / "in", **files)
-    with pytest.raises(DataError, match=message):
-        import_dataset("recbole", source, tmp_path / "out")
-    assert [path.name for path in tmp_path.iterdir()] == ["in"]
-
-
 def test_what_is_left_out_is_counted_and_kept(tmp_path: Path) -> None:
-    events = INTER + "u9\ti7\t5\t100\nu9\ti3\t5\t100\nu9\ti1\t\t100\n"
-    events += "u1\ti1\t5\nu1\ti1\tgood\t5\nu1\ti1\t5\t1700000000000\n\n"
-    items = (
-        ITEMS.encode() + b"i3\t\tdrama\t1\t\ni1\tAgain\t\t\t\ni4\tCaf\xe9\t\t\t\n\tNo id\t\t\t\n"
-    )
+    events = INTER + "u9\ti7\t5\t100\nu9\ti1\t\t100\nu1\ti1\t5\nu1\ti1\tgood\t5\n"
+    events += "u1\ti1\t5\t1700000000000\n\n"
+    items = ITEMS.encode() + b"i3\t\tdrama\t1\t\ni1\tAgain\t\t\t\ni4\tCaf\xe9\t\t\t\n"
     source = write(tmp_path / "in", a_inter=events, a_item=items)
     printed = "\n".join(import_dataset("recbole", source, tmp_path / "out"))
     for line in (
         "a.item, column 'title', 1 rows (2): missing words",
         "a.item, column 'item_id', 1 rows (3): duplicate id: 'i1' stands in row 0",
-        "a.item, 1 rows (4): bad line: Invalid unicode",
-        "a.item, column 'item_id', 1 rows (5): missing value",
-        "column 'item_id', 2 rows (4, 5): unknown item: 'i7' is not in the items",
-        "column 'rating', 1 rows (6): missing value",
+        "a.item, 1 rows (4): bad line",
+        "column 'item_id', 1 rows (4): unknown item",
+        "column 'rating', 1 rows (5): missing value",
         "bad line: Expected Number of Columns: 4 Found: 3",
-        "column 'rating', 1 rows (8): wrong type: 'good' is not a finite number",
-        "milliseconds? divide by 1000",
+        "column 'rating', 1 rows (7): wrong type: 'good'",
+        "milliseconds",
     ):
         assert line in printed, line
     assert spec_of(tmp_path / "out")["provenance"]["notes"] == printed.split("\n")[1:]
     assert len(rows(tmp_path / "out", "events")) == 4
-    kept = (tmp_path / "out" / "rejected.csv").read_text().splitlines()
-    assert len(kept) == 1 + 4 + 6
+    assert len((tmp_path / "out" / "rejected.csv").read_text().splitlines()) == 1 + 3 + 5
     assert check_dataset(tmp_path / "out").ok
 
 
@@ -238,7 +200,7 @@ sequences = st.dictionaries(
 ).filter(lambda made: any({"1", "2", "3"} & set(items) for items in made.values()))
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(sequences, st.sampled_from([" ", "\t", "  "]))
 def test_sequences_as_a_loop_reads_them(made: dict[str, list[str]], blank: str) -> None:
     text = "".join(blank.join([user, *items]) + "\n" for user, items in made.items())
@@ -257,15 +219,6 @@ def test_sequences_as_a_loop_reads_them(made: dict[str, list[str]], blank: str) 
         assert check_dataset(Path(scratch) / "out").ok
 
 
-def test_long_sequences_are_read_of_the_folder_that_is_named(tmp_path: Path) -> None:
-    write(tmp_path / "a1", sequences_txt="other 1\n", items_tsv=PRODUCTS)
-    text = "u " + "1 2 3 " * 400_000
-    source = write(tmp_path / "a[1]", sequences_txt=text, items_tsv=PRODUCTS)
-    import_dataset("sequences", source, tmp_path / "out")
-    assert rows(tmp_path / "out", "users") == [{"user_id": "u"}]
-    assert len(Dataset.open(tmp_path / "out").events()) == 1_200_000
-
-
 def test_splits_and_templates_of_sequences_know_no_time(tmp_path: Path) -> None:
     items = PRODUCTS.replace("text", "text (short)", 1)
     source = write(tmp_path / "soaps", sequences_txt=SEQUENCES, items_tsv=items)
@@ -282,49 +235,46 @@ def test_splits_and_templates_of_sequences_know_no_time(tmp_path: Path) -> None:
     assert events["item_id"].to_pylist() == ["1", "2", "3", "3", "2", "1", "1", "2"]
 
 
+ATOMIC = {"a_inter": INTER, "a_item": ITEMS}
+SEQUENCE = {"sequences_txt": SEQUENCES, "items_tsv": PRODUCTS}
+
+
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({"sequences_txt": SEQUENCES}, r"has no items\.tsv: .*The model reads text"),
-        (
-            {"sequence_txt": SEQUENCES, "items_tsv": PRODUCTS},
-            r"has no sequences\.txt.*did you mean 'sequence\.txt'",
-        ),
-        (
-            {"sequences_txt": SEQUENCES, "items_tsv": PRODUCTS.split("\n", 1)[1]},
-            r"items\.tsv, line 1: '1' is an item",
-        ),
-        (
-            {"sequences_txt": SEQUENCES, "items_tsv": PRODUCTS.replace("text", "Item ID")},
-            r"items\.tsv, line 1: the field 'Item ID' is there twice",
-        ),
-        (
-            {"sequences_txt": SEQUENCES, "items_tsv": "1\n2\n"},
-            r"items\.tsv, line 1: one field, '1'; a tab and the text",
-        ),
-        (
-            {"sequences_txt": SEQUENCES.encode() + b"u\xff 1\n", "items_tsv": PRODUCTS},
-            r"sequences\.txt cannot be read as text in UTF-8: .*Line: 4",
-        ),
+        ({"a_inter": INTER}, r"a\.item is missing"),
+        ({"a_item": ITEMS}, r"one \.inter file \(there: none\)"),
+        ({**ATOMIC, "b_inter": INTER}, r"there: a\.inter, b\.inter"),
+        ({**ATOMIC, "a_inter": INTER.replace("item_id", "item")}, "line 1: .*did you mean 'item'"),
+        ({**ATOMIC, "a_item": ITEMS.replace("_seq", "s", 1)}, "line 1: .*did you mean 'token"),
+        ({**ATOMIC, "a_item": "item_id:token\tprice:float\ni1\t2\n"}, "no column of text"),
+        ({**ATOMIC, "a_item": ""}, r"a\.item: its first line is empty"),
+        ({**ATOMIC, "a_item": ITEMS.replace("i1", "j1").replace("i2", "j2")}, "no event is left"),
+        ({"sequences_txt": SEQUENCES}, r"no items\.tsv"),
+        ({"sequence_txt": SEQUENCES, "items_tsv": PRODUCTS}, r"mean 'sequence\.txt'"),
+        ({**SEQUENCE, "items_tsv": PRODUCTS.split("\n", 1)[1]}, "line 1: '1' is an item"),
+        ({**SEQUENCE, "items_tsv": PRODUCTS.replace("text", "Item ID")}, "line 1: .*twice"),
+        ({**SEQUENCE, "items_tsv": "1\n2\n"}, "line 1: one field"),
+        ({**SEQUENCE, "sequences_txt": SEQUENCES.encode() + b"u\xff 1\n"}, "UTF-8: .*Line: 4"),
     ],
 )
-def test_mistakes_in_sequences(tmp_path: Path, files: dict[str, str | bytes], message: str) -> None:
+def test_mistakes_in_files(tmp_path: Path, files: dict[str, str | bytes], message: str) -> None:
     source = write(tmp_path / "in", **files)
+    form = "sequences" if files.keys() & {"sequences_txt", "sequence_txt"} else "recbole"
     with pytest.raises(DataError, match=message):
-        import_dataset("sequences", source, tmp_path / "out")
+        import_dataset(form, source, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
-# ---- the command
-
-
-def test_settings_that_fit_nothing(tmp_path: Path) -> None:
-    source = write(tmp_path / "in", a_inter=INTER, a_item=ITEMS)
-    with pytest.raises(ConfigError, match=r"'recbol' \(did you mean 'recbole'\?\)"):
-        import_dataset("recbol", source, tmp_path / "out")
-    with pytest.raises(ConfigError, match="--at-least 6 divides nothing: ratings go from 1 to 5"):
-        import_dataset("recbole", source, tmp_path / "out", at_least=6)
-    with pytest.raises(CheckpointError, match="in exists already; name a new folder"):
-        import_dataset("recbole", source, source)
-    with pytest.raises(DataError, match="nowhere is not a folder"):
-        import_dataset("recbole", tmp_path / "nowhere", tmp_path / "out")
+@pytest.mark.parametrize(
+    ("form", "to", "options", "error", "message"),
+    [
+        ("recbol", "out", {}, ConfigError, r"did you mean 'recbole'"),
+        ("recbole", "out", {"at_least": 6}, ConfigError, "from 1 to 5"),
+        ("recbole", "in", {}, CheckpointError, "exists already"),
+    ],
+)
+def test_settings_that_fit_nothing(tmp_path: Path, form, to, options, error, message) -> None:
+    source = write(tmp_path / "in", **ATOMIC)
+    with pytest.raises(error, match=message):
+        import_dataset(form, source, tmp_path / to, **options)

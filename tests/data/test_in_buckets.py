@@ -17,9 +17,6 @@ from m6rec_jax.data.prepare_options import PrepareOptions
 from m6rec_jax.data.store.prepared import Prepared
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io import buckets
-from m6rec_jax.pipeline import locations
-from m6rec_jax.text.vocabulary import Vocabulary
-from m6rec_jax.text.vocabulary_training import train_vocabulary
 
 SHOP = Path(__file__).parents[1] / "data" / "shop"
 NAMES = ("corner-shop", "per_user_temporal")
@@ -146,12 +143,3 @@ def test_a_missing_package_and_an_unknown_address_are_named(monkeypatch):
         copies.fetch("s3://own/x")
     with pytest.raises(ConfigError, match="memory://x: no address of a bucket begins so"):
         buckets.path_of("memory://x")
-
-
-def test_a_vocabulary_of_a_bucket_is_read_by_way_of_a_copy(memory, tmp_path, monkeypatch):
-    texts = (SHOP / "items.csv").read_text().splitlines()
-    train_vocabulary(texts * 2, tmp_path / "vocabulary.model", size=400)
-    put(tmp_path, "gs://own/v")
-    monkeypatch.setenv(locations.VOCABULARY_VARIABLE, "gs://own/v/vocabulary.model")
-    read = locations.load_vocabulary("corner-shop", "x")
-    assert read == Vocabulary(tmp_path / "vocabulary.model")

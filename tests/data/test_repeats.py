@@ -1,26 +1,18 @@
 """Repeats: what is decided of them, what rows want, and how much there is to know about them."""
 
 import logging
-import re
 from pathlib import Path
 
 import numpy as np
 import pytest
-from sklearn.linear_model import LogisticRegression
 
 from m6rec_jax.data.prepare import prepare
 from m6rec_jax.data.prepare_options import PrepareOptions
 from m6rec_jax.data.store.prepared import Prepared
-from m6rec_jax.metrics import classification
 from m6rec_jax.pipeline.prepared_rows import past_events, read_rows
 from tests.data.repeat_shop import DAY, NEGATIVES, TEMPLATE, RepeatShop
 
 NUM_ITEMS, NUM_DAYS = 120, 20
-
-
-@pytest.fixture(scope="module")
-def shop() -> RepeatShop:
-    return RepeatShop.made(600, NUM_ITEMS, NUM_DAYS)
 
 
 def prepared_shop(
@@ -43,66 +35,6 @@ def prepared_shop(
         negative_power=0.0,
     )
     return prepare(folder, out, split, options, progress=False)
-
-
-def candidates(shop: RepeatShop, prepared: Prepared, *parts: str) -> dict[str, np.ndarray]:
-    """All candidates of the parts: `day`, `label`, `had` before the day, `best`, `features`."""
-    names = ("day", "label", "had", "best", "features")
-    found: dict[str, list[np.ndarray]] = {name: [] for name in names}
-    for row in (row for part in parts for row in read_rows(prepared, "groups", part)):
-        user, day, items = row["user_index"], int(row["time"] // DAY), row["item_indices"]
-        had = np.isin(items, shop.items[user, :day])
-        distinct = len({text.split(",")[0] for text in row["history"][1:-1]})
-        told = [
-            features(text, distinct, repeat)
-            for text, repeat in zip(row["candidates"], had.tolist(), strict=True)
-        ]
-        best = shop.best_scores(user, day, items)
-        columns = (np.full(len(items), day), row["labels"], had, best, np.array(told, float))
-        for name, column in zip(names, columns, strict=True):
-            found[name].append(column)
-    return {name: np.concatenate(columns) for name, columns in found.items()}
-
-
-def features(text: str, distinct: int, had: bool) -> list[float]:
-    """What a candidate's text says, and how many things the user had."""
-    told = re.search(r", had (\d+) times, last (\d+) (day|week)s? ago$", text)
-    assert bool(told) == had, text
-    if told:
-        age = int(told[2]) * {"day": 1, "week": 7}[told[3]]
-        return [1, np.log(int(told[1])), age, distinct, np.log(distinct), 0]
-    sold = re.search(r"sold (?:about )?(\d+) times", text)
-    return [0, 0, 0, 0, 0, np.log1p(int(sold[1]) if sold else 0)]
-
-
-def test_a_scorer_of_the_statistics_comes_near_the_best_possible(
-    shop, write_shop, tmp_path, caplog
-) -> None:
-    with caplog.at_level(logging.INFO):
-        prepared = prepared_shop(shop, write_shop, tmp_path / "out", None)
-    assert re.search(r"[45]\d\.\d% of the events repeat .*\"count\"", caplog.text)
-    assert prepared.repeats_count
-    assert prepared.outcome_words() == ("not chosen", "chosen")  # the template has none
-    train = candidates(shop, prepared, "train")
-    held_out = candidates(shop, prepared, "validation", "test")
-    # Negatives repeat as often as positives do, so that having had an item tells nothing; in the
-    # first days there are fewer of them than are asked for.
-    assert held_out["had"][held_out["label"] == 1].mean() > 0.4
-    assert classification.auc(held_out["label"], held_out["had"]) == pytest.approx(0.5, abs=0.03)
-    later = train["day"] >= 6
-    fitted = LogisticRegression(C=100.0, max_iter=1000)
-    fitted.fit(train["features"][later], train["label"][later])
-    scores = fitted.decision_function(held_out["features"])
-    best = classification.auc(held_out["label"], held_out["best"])
-    assert 0.8 < best < 0.95
-    assert classification.auc(held_out["label"], scores) > best - 0.02
-    # Nothing better is known of one kind alone.
-    repeats = held_out["had"] == 1
-    for rows in (repeats, ~repeats):
-        told, known = (
-            classification.auc(held_out["label"][rows], s[rows]) for s in (scores, held_out["best"])
-        )
-        assert told > known - 0.03
 
 
 def test_negatives_are_drawn_by_the_protocol(write_shop, tmp_path: Path, caplog) -> None:
@@ -149,14 +81,6 @@ def test_negatives_are_drawn_by_the_protocol(write_shop, tmp_path: Path, caplog)
             assert sum(prepared.num_rows("groups").values()) == new
             assert sum(prepared.num_rows("next_items").values()) == new
         assert prepared.dataset_spec["repeats"] == protocol
-
-
-def test_having_had_an_item_tells_nothing_in_short_histories(write_shop, tmp_path: Path) -> None:
-    shop = RepeatShop.made(200, NUM_ITEMS, 4)
-    prepared = prepared_shop(shop, write_shop, tmp_path, "count")
-    told = candidates(shop, prepared, "train", "validation", "test")
-    assert told["had"].mean() > 0.15
-    assert classification.auc(told["label"], told["had"]) == 0.5
 
 
 def test_what_rows_of_other_users_see(write_shop, tmp_path: Path) -> None:

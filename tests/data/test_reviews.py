@@ -56,46 +56,16 @@ def test_a_review_is_described_by_the_training_reviews_but_not_by_itself(tmp_pat
     assert row["features"] == ["bar"]
 
 
-def test_without_a_split_it_is_drawn(tmp_path):
-    records = [review(f"u{n}", "i", "pool", "great", "") for n in range(60)]
-    corpus = Reviews(write_reviews(tmp_path / "hotels", records))
-    prepared = prepare_corpus(corpus, tmp_path, progress=False)
-    counts = prepared.num_rows("explanations")
-    assert sum(counts.values()) == 60
-    assert len(counts) == 3
-
-
 @pytest.mark.parametrize(
     "bad",
     [
-        *(
-            "{",
-            "",
-            '{"other": ' + "[" * 100_000,
-            '{"user": "\\ud800"}',
-            '["no", "object"]',
-            '{"user": "u"}',
-        ),
-        json.dumps({**REVIEWS[0], "user": None}),
+        *("{", "", '{"other": ' + "[" * 100_000, '{"user": "\\ud800"}', '["no"]', '{"user": "u"}'),
         json.dumps({**REVIEWS[0], "split": "dev"}),
-        *(
-            json.dumps({**REVIEWS[0], "template": template})
-            for template in (["a", "b", "c"], list("abcde"), ["", "b", "c", 1], ["a", "b", 3, 1])
-        ),
+        json.dumps({**REVIEWS[0], "template": ["", "b", "c", 1]}),
     ],
 )
 def test_a_line_that_is_no_review_is_named(tmp_path, bad):
     folder = write_reviews(tmp_path / "hotels")
     (folder / "reviews.jsonl").write_text(f"\n{bad}\n")
-    where = "line 2" if bad else "holds no review"
-    with pytest.raises(DataError, match=where):
+    with pytest.raises(DataError, match="line 2" if bad else "holds no review"):
         Reviews(folder).summary()
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [({"file": "none.jsonl"}, r"none\.jsonl does not exist"), ({"fiel": "1"}, "'fiel'")],
-)
-def test_a_wrong_description_is_refused(tmp_path, changes, message):
-    with pytest.raises(DataError, match=message):
-        Reviews(write_reviews(tmp_path / "hotels", **changes))

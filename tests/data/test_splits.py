@@ -1,5 +1,6 @@
 """Every split against a plain restatement of its definition, on random logs full of ties."""
 
+import contextlib
 import json
 
 import numpy as np
@@ -16,14 +17,19 @@ from tests.data.conftest import declare_parts
 from tests.data.plain_splits import plain_split
 
 
-def test_users_stay_together() -> None:
+def test_users_and_held_out_items_are_drawn_by_their_ids() -> None:
     ids = [f"user {index}" for index in range(400)]
     codes = splits.by_name([*ids, *ids[::-1]], seed=3)
     assert codes[:400].tolist() == codes[400:][::-1].tolist()
     assert 300 < (codes[:400] == TRAIN).sum() < 340
-    # A user is drawn by the own id: who else there is does not matter.
+    held_out = splits.is_held_out(ids, fraction=0.25, seed=3)
+    assert 60 < held_out.sum() < 140
+    # Neither who else there is nor the order matters.
     assert splits.by_name(ids[7:9], seed=3).tolist() == codes[7:9].tolist()
+    again = splits.is_held_out(ids[::-1][:50], fraction=0.25, seed=3)
+    assert again.tolist() == held_out[::-1][:50].tolist()
     assert (splits.by_name(ids, seed=4) != codes[:400]).any()
+    assert (splits.is_held_out(ids, fraction=0.25, seed=4) != held_out).any()
 
 
 def test_a_column_names_the_parts(write_shop) -> None:
@@ -54,17 +60,6 @@ def test_a_column_names_the_parts(write_shop) -> None:
             assign(dataset, Split.parse("by_column"))
         (problem,) = (p for p in check_dataset(folder).problems if p.severity == "error")
         assert (problem.kind, problem.rows, problem.column) == ("unknown_part", [5], "fold")
-
-
-def test_held_out_items_are_drawn_by_their_ids() -> None:
-    ids = [f"item {index}" for index in range(400)]
-    held_out = splits.is_held_out(ids, fraction=0.25, seed=3)
-    assert 60 < held_out.sum() < 140
-    # An item is drawn by its own id: neither the others nor the order matter.
-    assert splits.is_held_out(ids[::-1][:50], fraction=0.25, seed=3).tolist() == (
-        held_out[::-1][:50].tolist()
-    )
-    assert (splits.is_held_out(ids, fraction=0.25, seed=4) != held_out).any()
 
 
 def test_few_shot_keeps_n_rows() -> None:
@@ -174,25 +169,14 @@ def test_a_users_events_by_hand(write_shop) -> None:
         assert assign(dataset, Split.parse(split)).codes.tolist() == expected
 
 
-def test_five_events_of_every_user_have_all_parts(write_shop) -> None:
-    events = [(n // 5, n % 5, float(n), 4.0) for n in range(15)]
-    found = assign(Dataset.open(write_shop(events)), Split.parse("per_user_temporal"))
-    assert found.codes.reshape(3, 5).tolist() == [[TRAIN] * 3 + [VALIDATION, TEST]] * 3
-
-
 @pytest.mark.parametrize(
     ("value", "labelled", "twice"), [(4.0, True, True), (1.0, True, False), (1.0, False, True)]
 )
-def test_an_event_that_is_there_twice(
-    value: float, labelled: bool, twice: bool, write_shop
-) -> None:
+def test_an_event_that_is_there_twice(value, labelled, twice, write_shop) -> None:
     log = [(0, 2, 5.0, 1.0), (1, 3, 9.0, 4.0), (1, 3, 8.0, 4.0), (0, 3, 9.0, 4.0)]
     log += [(1, 3, 9.0, value), (0, 1, 7.0, 4.0)]
-    dataset = Dataset.open(write_shop(log, labelled=labelled))
-    split = Split.parse("global_temporal:train=0.4,validation=0.2")
-    if not twice:
-        assign(dataset, split)
-        return
     told = r"rows 1 and 4 of the events are the same event \(user 'u1', item 'i3', time and value"
-    with pytest.raises(DataError, match=told):
-        assign(dataset, split)
+    refused = pytest.raises(DataError, match=told) if twice else contextlib.nullcontext()
+    dataset = Dataset.open(write_shop(log, labelled=labelled))
+    with refused:
+        assign(dataset, Split.parse("global_temporal:train=0.4,validation=0.2"))

@@ -38,12 +38,12 @@ from m6rec_jax.pipeline.registration import (
 from m6rec_jax.text.vocabulary import Vocabulary
 from m6rec_jax.text.vocabulary_training import train_vocabulary
 from tests.data.dialogue_files import FILMS, write_inspired_folder
-from tests.data.test_writing_views import VIEWS, write_shop
 from tests.evaluation.small_model import small_model
 from tests.tasks import shop
 
 LENGTHS = {"inputs": 64, "targets": 24}
 LIMIT = 24
+VIEWS = ("explanations", "titles")
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,13 @@ def world(tmp_path_factory):
     """(vocabulary, model, variables, MODEL_DIR), with tasks of a shop and of dialogues."""
     folder = tmp_path_factory.mktemp("data")
     options = PrepareOptions(views=VIEWS)
-    prepare(write_shop(folder / "shop"), folder, "leave_one_out", options, progress=False)
+    prepare(
+        shop.write_shop(folder / "shop", shop.WRITING),
+        folder,
+        "leave_one_out",
+        options,
+        progress=False,
+    )
     talks = Dialogues(write_inspired_folder(folder / "talks"))
     prepare_corpus(talks, folder, progress=False)
     talk = [f"{a} {film}" for a in ("I liked", "Then try", "SYSTEM:", "USER:") for film in FILMS]

@@ -79,22 +79,6 @@ def test_calibration_table_equals_loops():
     assert table.counts.max() - table.counts.min() <= 2
 
 
-@pytest.mark.parametrize(
-    ("labels", "values"),
-    [
-        ([1, 1], [0.1, 0.2]),
-        ([], []),
-        ([0, 2], [0.1, 0.2]),
-        ([0, 1], [0.1, np.nan]),
-        ([0, 1], [0.1]),
-    ],
-)
-def test_degenerate_input_is_refused(labels, values):
-    for metric in (classification.auc, classification.platt_scaling):
-        with pytest.raises(DataError):
-            metric(labels, values)
-
-
 def f1_by_hand(labels, predicted, k):
     hits = sum(a == b == k for a, b in zip(labels, predicted, strict=True))
     asked, given = (labels == k).sum(), (predicted == k).sum()
@@ -118,17 +102,27 @@ def test_multiclass_against_definitions():
     assert found["majority_share"] == np.bincount(labels).max() / 60
 
 
+ONE_OF_TWO = (classification.auc, classification.platt_scaling)
+SEVERAL = (classification.multiclass_metrics,)
+
+
 @pytest.mark.parametrize(
-    ("labels", "probabilities"),
+    ("metrics", "labels", "values"),
     [
-        ([], np.zeros((0, 2))),
-        ([0, 1], np.zeros((2, 1))),
-        ([0], np.zeros((2, 2))),
-        ([0, 2], np.full((2, 2), 0.5)),
-        ([0, -1], np.full((2, 2), 0.5)),
-        ([0, 1], np.full((2, 2), np.nan)),
+        (ONE_OF_TWO, [1, 1], [0.1, 0.2]),
+        (ONE_OF_TWO, [], []),
+        (ONE_OF_TWO, [0, 2], [0.1, 0.2]),
+        (ONE_OF_TWO, [0, 1], [0.1, np.nan]),
+        (ONE_OF_TWO, [0, 1], [0.1]),
+        (SEVERAL, [], np.zeros((0, 2))),
+        (SEVERAL, [0, 1], np.zeros((2, 1))),
+        (SEVERAL, [0], np.zeros((2, 2))),
+        (SEVERAL, [0, 2], np.full((2, 2), 0.5)),
+        (SEVERAL, [0, -1], np.full((2, 2), 0.5)),
+        (SEVERAL, [0, 1], np.full((2, 2), np.nan)),
     ],
 )
-def test_classes_that_do_not_fit_are_refused(labels, probabilities):
-    with pytest.raises(DataError):
-        classification.multiclass_metrics(labels, probabilities)
+def test_what_does_not_fit_is_refused(metrics, labels, values):
+    for metric in metrics:
+        with pytest.raises(DataError):
+            metric(labels, values)

@@ -34,12 +34,6 @@ def test_pieces(text, expected):
     assert phrases.pieces(text) == expected
 
 
-@given(st.text(st.characters(max_codepoint=127)))
-@settings(max_examples=150)
-def test_both_ways_of_splitting_agree_on_ascii(text):
-    assert phrases.pieces(text) == list(phrases._unicode_pieces(text))
-
-
 @given(st.text())
 @settings(max_examples=150)
 def test_any_text_can_be_split_and_folds_piece_by_piece(text):

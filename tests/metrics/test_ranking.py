@@ -89,10 +89,6 @@ def test_chance_is_the_share_of_all_choices_that_hit(k):
     assert found == pytest.approx(np.mean(expected))
 
 
-def test_coverage_ignores_padding():
-    assert ranking.coverage([[0, 1], [1, -1]], 8) == 0.25
-
-
 def test_degenerate_input_is_refused():
     for ranks in ([], [[1, 2], [0, 0]]):
         with pytest.raises(DataError):

@@ -206,27 +206,36 @@ def test_padding_and_shapes(number_tasks):
         assert (batch["decoder_labels"][batch["decoder_block_ids"] == 0] == -1).all()
 
 
+def real_numbers(batches):
+    return [n for b in batches for n in b["user_ids"][b["example_weights"] > 0, 0].tolist()]
+
+
+def evaluation(name, split="train", processes=1, **options):
+    """What each of the processes evaluates."""
+    return [
+        EvaluationBatches(
+            name, LENGTHS, 6, split=split, process_index=p, process_count=processes, **options
+        )
+        for p in range(processes)
+    ]
+
+
 # Of 6 processes some have no row of the test part.
 @pytest.mark.parametrize(
-    ("split", "processes"), [("validation", 1), ("validation", 3), ("test", 6)]
+    ("split", "processes", "size"), [("validation", 1, 10), ("validation", 3, 10), ("test", 6, 3)]
 )
-def test_evaluation_sees_every_row_once_in_one_shape(number_tasks, split, processes):
-    size = {"validation": 10, "test": 3}[split]
+def test_evaluation_sees_every_row_once_in_one_shape(number_tasks, split, processes, size):
     seen, lengths = [], set()
-    for p in range(processes):
-        batches = EvaluationBatches(
-            number_tasks[0], LENGTHS, 6, split=split, process_index=p, process_count=processes
-        )
+    for batches in evaluation(number_tasks[0], split, processes):
         for _ in range(2 if processes == 1 else 1):  # iterating again starts anew
             found = list(batches)
-        lengths.add(len(found))
-        assert len(found) == len(batches)
+        lengths |= {len(found), len(batches)}
+        seen += real_numbers(found)
         for batch in found:
             assert batch["encoder_input_tokens"].shape == (6 // processes, 6)
-            real = batch["example_weights"] > 0
-            seen += batch["user_ids"][real, 0].tolist()
-            assert (batch["decoder_labels"][~real] == -1).all()
-            assert (batch["encoder_block_ids"][~real] == 0).all()
+            padding = batch["example_weights"] == 0
+            assert (batch["decoder_labels"][padding] == -1).all()
+            assert (batch["encoder_block_ids"][padding] == 0).all()
     assert sorted(seen) == list(range(size))
     assert len(lengths) == 1
 
@@ -234,25 +243,11 @@ def test_evaluation_sees_every_row_once_in_one_shape(number_tasks, split, proces
 @pytest.mark.parametrize("processes", [1, 3])
 def test_evaluation_of_a_mixture_sees_every_row_of_every_task(number_tasks, processes):
     """Also when one task is at its end long before the others."""
-    expected, seen, lengths = [], [], set()
-    for name in number_tasks[:2]:
-        expected += numbers(
-            [
-                {"user_ids": batch["user_ids"][batch["example_weights"] > 0]}
-                for batch in EvaluationBatches(name, LENGTHS, 6, split="train")
-            ]
-        )
-    for p in range(processes):
-        batches = EvaluationBatches(
-            number_tasks[2], LENGTHS, 6, split="train", process_index=p, process_count=processes
-        )
-        found = list(batches)
-        lengths.add(len(found))
-        for batch in found:
-            seen += batch["user_ids"][batch["example_weights"] > 0, 0].tolist()
-    assert sorted(seen) == sorted(expected)
-    assert len(lengths) == 1
-    looked = EvaluationBatches(number_tasks[2], LENGTHS, 6, split="train", sample=6)
+    found = [list(batches) for batches in evaluation(number_tasks[2], processes=processes)]
+    seen = [number for batches in found for number in real_numbers(batches)]
+    assert sorted(seen) == [*range(37), *range(1000, 1037)]
+    assert len({*map(len, found)}) == 1
+    (looked,) = evaluation(number_tasks[2], sample=6)
     (batch,) = list(looked)
     assert sorted(batch["user_ids"][:, 0] < 1000) == [False] * 3 + [True] * 3
     assert looked.num_rows == looked.read_rows == 6
@@ -262,48 +257,26 @@ def test_evaluation_of_a_mixture_where_one_task_lacks_the_part(number_tasks, mon
     lacking = [seqio.TaskRegistry.get(number_tasks[1]).source]
     splits = property(lambda source: ("train",) if source in lacking else ("train", "test"))
     monkeypatch.setattr(PreparedSource, "splits", splits)
-    found = list(EvaluationBatches(number_tasks[2], LENGTHS, 6, split="test"))
-    assert sorted(numbers(found)[:3]) == [0, 1, 2]
-    assert sum(batch["example_weights"].sum() for batch in found) == 3
+    (batches,) = evaluation(number_tasks[2], "test")
+    assert sorted(real_numbers(batches)) == [0, 1, 2]
     lacking.append(seqio.TaskRegistry.get(number_tasks[0]).source)
     with pytest.raises(DataError, match="has no split 'test'"):
-        EvaluationBatches(number_tasks[2], LENGTHS, 6, split="test")
+        evaluation(number_tasks[2], "test")
 
 
 def test_a_sample_is_the_same_in_every_layout_and_at_every_pass(number_tasks):
     """Against rows picked by hand out of a pass over all of them."""
 
     def seen(sample, processes=1, passes=1):
-        parts = [
-            EvaluationBatches(
-                number_tasks[2],
-                LENGTHS,
-                6,
-                split="train",
-                sample=sample,
-                process_index=p,
-                process_count=processes,
-            )
-            for p in range(processes)
-        ]
+        parts = evaluation(number_tasks[2], processes=processes, sample=sample)
         assert len({len(batches) for batches in parts}) == 1
-        found = [
-            [n for batches in parts for b in batches for n in b["user_ids"][real(b), 0].tolist()]
-            for _ in range(passes)
-        ]
+        found = [[n for batches in parts for n in real_numbers(batches)] for _ in range(passes)]
         assert all(rows == found[0] for rows in found)
         assert parts[0].read_rows == len(found[0])
         return sorted(found[0])
 
-    def real(batch):
-        return batch["example_weights"] > 0
-
-    picked = []
-    for name in number_tasks[:2]:
-        batches = EvaluationBatches(name, LENGTHS, 6, split="train")
-        picked += np.concatenate([b["user_ids"][real(b), 0] for b in batches])[:10].tolist()
+    picked = [n for name in number_tasks[:2] for n in real_numbers(*evaluation(name))[:10]]
     assert seen(20, passes=2) == seen(20, processes=3) == sorted(picked)
-    assert seen(1000) == [*range(37), *range(1000, 1037)]
     low, high = seen(1)
     assert low < 1000 <= high, "every task has a row"
 
@@ -320,21 +293,21 @@ def test_a_state_of_other_features(number_tasks, monkeypatch: pytest.MonkeyPatch
 
 def test_clear_errors(number_tasks):
     task = number_tasks[0]
-    with pytest.raises(ConfigError, match="no seqio task or mixture is called 'movielens'"):
-        make("movielens")
-    with pytest.raises(ConfigError, match="BATCH_SIZE = 5 must be a positive multiple"):
-        make(task, batch_size=5)
-    with pytest.raises(ConfigError, match="number of processes = 3"):
-        make(task, process_count=3)
-    with pytest.raises(DataError, match=r"shard 0 of 8 of split 'test' .* no rows"):
-        make(task, split="test", num_shards=8)
-    with pytest.raises(DataError, match="has no split 'holdout', only test, train, validation"):
-        make(task, split="holdout")
-    iterator = make(task)
-    states = iterator.state_dict()
-    with pytest.raises(CheckpointError, match="batch_size = 8, now it is 16"):
-        make(task, batch_size=16).load_state_dict(states)
-    with pytest.raises(CheckpointError, match="num_shards = 2, now it is 4"):
-        make(task, num_shards=4).load_state_dict(states)
-    with pytest.raises(CheckpointError, match="shard-00000-of-00002 is damaged"):
-        iterator.load_state_dict({**states, "shard-00000-of-00002": b"nonsense"})
+    for name, options, error, message in (
+        ("movielens", {}, ConfigError, "no seqio task or mixture is called 'movielens'"),
+        (task, {"batch_size": 5}, ConfigError, "BATCH_SIZE = 5 must be a positive multiple"),
+        (task, {"process_count": 3}, ConfigError, "number of processes = 3"),
+        (task, {"split": "test", "num_shards": 8}, DataError, "shard 0 of 8 .* no rows"),
+        (task, {"split": "holdout"}, DataError, "no split 'holdout', only test, train, validation"),
+    ):
+        with pytest.raises(error, match=message):
+            make(name, **options)
+    states = make(task).state_dict()
+    damaged = {**states, "shard-00000-of-00002": b"nonsense"}
+    for options, saved, message in (
+        ({"batch_size": 16}, states, "batch_size = 8, now it is 16"),
+        ({"num_shards": 4}, states, "num_shards = 2, now it is 4"),
+        ({}, damaged, "shard-00000-of-00002 is damaged"),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            make(task, **options).load_state_dict(saved)

@@ -48,39 +48,27 @@ def run(shop_views, view, preprocessor, lengths=LENGTHS, seed=0, **options):
 
 
 def test_scoring_rows_are_those_of_text(shop_views, shop_vocabulary, vocabulary):
-    found = run(shop_views, "groups", preprocessors.scoring_rows, vocabulary=vocabulary)
-    assert len(found) == shop_rows.NUM_USERS
-    for row in found:
+    values = (1, 2, 3, 5)
+    plain, classes = (
+        run(shop_views, "groups", preprocessors.scoring_rows, vocabulary=vocabulary, **options)
+        for options in ({}, {"rating_values": values})
+    )
+    assert len(plain) == shop_rows.NUM_USERS
+    for row, rated in zip(plain, classes, strict=True):
         example = by_key("groups")[int(row["user_ids"][0])]
         expected = rows.source_row(shop_vocabulary, example["history"], 64)
         expected |= rows.packed_candidates(
-            shop_vocabulary,
-            example["candidates"],
-            64,
-            example["labels"],
-            example["item_indices"],
+            shop_vocabulary, example["candidates"], 64, example["labels"], example["item_indices"]
         )
-        for name, values in expected.items():
-            np.testing.assert_array_equal(row[name], values)
+        for name, of_text in expected.items():
+            np.testing.assert_array_equal(row[name], of_text)
         assert row["retrieval"].tolist() == row["task_ids"].tolist() == [0]
         at = row["decoder_input_tokens"] == shop_vocabulary.eos_id
-        assert row["decoder_labels"][at].tolist() == example["labels"]
-        assert row["decoder_item_ids"][at].tolist() == example["item_indices"]
+        of_rating = [values.index(rating) for rating in example["ratings"]]
+        assert rated["decoder_labels"][at].tolist() == of_rating
 
 
-def test_rating_classes(shop_views, shop_vocabulary, vocabulary):
-    found = run(
-        shop_views,
-        "groups",
-        preprocessors.scoring_rows,
-        vocabulary=vocabulary,
-        rating_values=(1, 2, 3, 5),
-    )
-    for row in found:
-        example = by_key("groups")[int(row["user_ids"][0])]
-        at = row["decoder_input_tokens"] == shop_vocabulary.eos_id
-        classes = {1.0: 0, 2.0: 1, 3.0: 2, 5.0: 3}
-        assert row["decoder_labels"][at].tolist() == [classes[r] for r in example["ratings"]]
+def test_rating_classes():
     with pytest.raises(DataError, match=r"rating 2\.5 is none of rating_values = \(1\.0, 2\.0\)"):
         preprocessors.rating_classes(np.array([1.0, 2.5]), (1, 2))
     # As they are written: in float32, where some lie above their values and some below.

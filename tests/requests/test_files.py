@@ -159,16 +159,16 @@ def test_parquet_text_that_is_not_utf8(tmp_path: Path) -> None:
 
 
 def test_clear_errors(tmp_path: Path, table: Path) -> None:
-    with pytest.raises(DataError):
-        open_requests(tmp_path / "none.jsonl", SCORES)
-    other = tmp_path / "requests.csv"
+    other, damaged = tmp_path / "requests.csv", tmp_path / "damaged.parquet"
     other.write_text("a\n")
-    with pytest.raises(ConfigError):
-        open_requests(other, SCORES)
-    with pytest.raises(DataError):
-        open_requests(table, {"n": pa.string()})
     content = bytearray(table.read_bytes())
     content[4:200] = b"\xff" * 196
-    (tmp_path / "damaged.parquet").write_bytes(content)
-    with pytest.raises(DataError):
-        list(open_requests(tmp_path / "damaged.parquet", SCORES).chunks(0, 5, 20))
+    damaged.write_bytes(content)
+    for path, columns, error in (
+        (tmp_path / "none.jsonl", SCORES, DataError),
+        (other, SCORES, ConfigError),
+        (table, {"n": pa.string()}, DataError),
+        (damaged, SCORES, DataError),
+    ):
+        with pytest.raises(error):
+            list(open_requests(path, columns).chunks(0, 5, 20))

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -21,15 +20,13 @@ from m6rec_jax.data.splitting.splits import TEST, TRAIN, Split
 from m6rec_jax.data.store.manifest import MANIFEST
 from m6rec_jax.data.store.prepared import STATISTICS, write_catalogue
 from m6rec_jax.errors import ConfigError, DataError
-from m6rec_jax.jobs.answering import title_of
 from m6rec_jax.requests.rendering import RequestRenderer
 from m6rec_jax.requests.request import RejectedRow, RequestParser
 from m6rec_jax.requests.serving_data import ServingData
 from m6rec_jax.text.records import Event, Item
 from m6rec_jax.text.templates import DatasetTemplate
-from tests.data.fold import FoldedStatistics
+from tests.data.fold import FoldedStatistics, ViewFold
 from tests.data.plain_splits import plain_split
-from tests.data.view_fold import ViewFold
 
 NUM_USERS, NUM_ITEMS, MAX_EVENTS = 4, 10, 4
 Events = list[tuple[int, int, float, float]]
@@ -87,17 +84,11 @@ def test_served_text_is_training_text(
         PrepareOptions(group_size=3, max_events=MAX_EVENTS),
         StatisticsOptions(neighbour_window=5),
     )
-    out = tmp_path / "rendered"
-    out.mkdir(exist_ok=True)
-    for path in out.iterdir():
-        path.unlink()
-    _, statistics = job.render("groups", out)
-    data = ServingData.open(dataset.spec.to_dict(), save(tmp_path, dataset, statistics))
+    folded = job.render("groups")
+    data = ServingData.open(dataset.spec.to_dict(), save(tmp_path, dataset, folded.statistics))
     parser = RequestParser(data.spec, data.items, data.statistics_names())
     renderer = RequestRenderer(data.template, data.statistics, MAX_EVENTS)
-    rendered = [row for path in out.glob("test.parquet") for row in pq.read_table(path).to_pylist()]
-    assert rendered
-    for row in rendered:
+    for row in folded.rows["test"]:
         user, now = row["user_index"], row["time"]
         before = [
             (event, code)
@@ -180,14 +171,17 @@ def test_items_without_ids_are_told_one_by_one(data: ServingData) -> None:
     assert "4 events" in told.history[0]  # statistics count all of them
 
 
-def test_requests_that_cannot_be_told(data: ServingData) -> None:
-    renderer = RequestRenderer(data.template, data.statistics)
-    with pytest.raises(RejectedRow, match="they would leak the future") as caught:
-        renderer.render(ask(data, time=3600.0 * 29))
-    assert caught.value.kind == "too_early"
-    with pytest.raises(RejectedRow, match=r"'profile' needs a value for \{age\}") as caught:
-        renderer.render(ask(data, user=None))
-    assert caught.value.kind == "no_text"
+@pytest.mark.parametrize(
+    ("changes", "kind", "message"),
+    [
+        ({"time": 3600.0 * 29}, "too_early", "they would leak the future"),
+        ({"user": None}, "no_text", r"'profile' needs a value for \{age\}"),
+    ],
+)
+def test_requests_that_cannot_be_told(data: ServingData, changes, kind, message) -> None:
+    with pytest.raises(RejectedRow, match=message) as caught:
+        RequestRenderer(data.template, data.statistics).render(ask(data, **changes))
+    assert caught.value.kind == kind
 
 
 def test_serving_data_of_something_else(data: ServingData, tmp_path: Path) -> None:
@@ -197,8 +191,7 @@ def test_serving_data_of_something_else(data: ServingData, tmp_path: Path) -> No
         ServingData.open(spec | {"name": "other"}, folder)
     with pytest.raises(DataError, match=r"prepare\.json is missing"):
         ServingData.open(spec, tmp_path)
-    fewer = FoldedStatistics.for_dataset(data.spec, StatisticsOptions(factors=0))
-    fewer.save(folder / STATISTICS)
+    FoldedStatistics.for_dataset(data.spec, StatisticsOptions(factors=0)).save(folder / STATISTICS)
     with pytest.raises(ConfigError, match=r"no field \{user_expected_value\}.* prepared for"):
         ServingData.open(spec, folder)
 
@@ -215,25 +208,6 @@ def test_a_newer_catalogue(data: ServingData, tmp_path: Path) -> None:
         ServingData.open(data.spec.to_dict(), None, path)
     with pytest.raises(DataError, match="the catalogue is empty"):
         ServingData.open(data.spec.to_dict(), None).item_texts()
-
-
-def test_items_are_called_by_the_column_of_titles_or_else_by_their_text(
-    data: ServingData, tmp_path: Path
-) -> None:
-    path = tmp_path / "new_items.csv"
-    long = " ".join(["soft"] * 40)
-    path.write_text(f"item_id,title,maker,tags\nx,{long},,\ny,Chair,maker 1,\n")
-    spec = data.spec.to_dict()
-    assert ServingData.open(spec, None, path).items["y"].title == "Chair"
-    spec["items"]["title"] = "maker"
-    items = ServingData.open(spec, None, path).items
-    assert items["y"].title == "maker 1"
-    assert items["x"].title.startswith("soft soft")
-    assert len(items["x"].title) <= 80
-    parser = RequestParser(DatasetSpec.from_dict(spec), items)
-    entries = ["x", {"id": "y", "maker": "maker 2"}, {"title": "Lamp", "maker": "maker 3"}]
-    titles = [title_of(item) for item in parser.items(entries)]
-    assert titles == [items["x"].title, "maker 2", "maker 3"]
 
 
 def test_the_row_of_the_docs_is_told_by_the_template_of_the_example() -> None:

@@ -2,8 +2,9 @@
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from m6rec_jax.data.prepare import prepare
 from m6rec_jax.data.prepare_options import VIEWS, PrepareOptions
@@ -45,10 +46,23 @@ SPEC = {
 }
 
 
-def write_shop(folder: Path) -> Path:
-    """The canonical folder, in CSV."""
+# Texts to write of the films.
+WRITING = {
+    "explanations": {
+        "about": "{title}",
+        "prefix": "because",
+        "text": "[{shared_genres}, like {shared_genres_in}]",
+        "liked": "{title}",
+    },
+    "titles": {"prefix": "{genres}:", "text": "{title}"},
+}
+
+
+def write_shop(folder: Path, writing: Mapping[str, Any] | None = None) -> Path:
+    """The canonical folder, in CSV; its template with texts to write."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "dataset.json").write_text(json.dumps(SPEC))
+    template = SPEC["template"] | ({"writing": writing} if writing else {})
+    (folder / "dataset.json").write_text(json.dumps(SPEC | {"template": template}))
     tables = {
         "users": (("user_id", "age"), USERS),
         "items": (("item_id", "title", "genres"), FILMS),

@@ -77,20 +77,6 @@ def test_reviews(raw, tmp_path):
     assert counts == {"repeated texts left out": 1}
 
 
-def test_plots_have_their_rarest_genre(raw, tmp_path):
-    texts, classes, counts = built("films/plots", raw, tmp_path / "out")
-    assert {text.about: genre for text, genre in zip(texts, classes, strict=True)} == {
-        "About a Boy": "comedy",
-        "Dust": "western",
-        "Tears": "drama",
-        "Odd": None,
-        "More": "drama",
-        "about a boy": None,  # the plot that came with the snippets
-    }
-    assert texts[0].turns == ("A man ( Hugh meets a boy.",)
-    assert counts == {"empty texts left out": 1}
-
-
 def test_a_film_has_one_name_in_all_corpora(raw, tmp_path):
     reviews, _, _ = built("films/reviews", raw, tmp_path / "reviews")
     plots, _, _ = built("films/plots", raw, tmp_path / "plots_out")
@@ -102,31 +88,19 @@ def test_a_film_has_one_name_in_all_corpora(raw, tmp_path):
 
 
 def test_attributes_and_consensus(tmp_path):
-    folder = tmp_path / "film-table"
-    folder.mkdir()
-    write_films(
-        folder / "movies.db",
-        [
-            {
-                **{"Title": "Alien", "Year": 1979, "Rating": "R", "Runtime": 117.0},
-                **{"Genre": "Horror, Sci-Fi", "Director": "Ridley Scott", "Cast": "Weaver, Hurt"},
-                **{"Language": "English", "Country": "UK", "Awards": "1 win."},
-            },
-            {"Title": "Blank", "Year": 1980},
-            {
-                **{"Title": "Solaris", "Year": 1972, "Rating": "PG", "Runtime": 167.0},
-                "Genre": "Drama, Sci-Fi, Film-Noir",
-            },
-            {"Title": "Untold", "Year": 1973},
-        ],
-        [
-            {"ID": 1, "Reviews": 9, "Consensus": "It isn&#039;t dull.", "Meter": 60},
-            {"ID": 2, "Reviews": 1, "Consensus": "No consensus yet.", "Meter": 100},
-            {"ID": 3, "Reviews": 9, "Consensus": "Slow.", "Meter": 59},
-            {"ID": 4, "Reviews": 9, "Consensus": "Nobody knows."},
-        ],
-    )
-    sources = {"film-table": folder, "film-consensus-table": folder}
+    alien = {"Title": "Alien", "Year": 1979, "Rating": "R", "Runtime": 117.0, "Country": "UK"}
+    alien |= {"Genre": "Horror, Sci-Fi", "Director": "Ridley Scott", "Cast": "Weaver, Hurt"}
+    solaris = {"Title": "Solaris", "Year": 1972, "Genre": "Drama, Film-Noir"}
+    films = [alien | {"Language": "English", "Awards": "1 win."}, {"Title": "Blank", "Year": 1980}]
+    reviews = [
+        {"ID": 1, "Reviews": 9, "Consensus": "It isn&#039;t dull.", "Meter": 60},
+        {"ID": 2, "Reviews": 1, "Consensus": "No consensus yet.", "Meter": 100},
+        {"ID": 3, "Reviews": 9, "Consensus": "Slow.", "Meter": 59},
+        {"ID": 4, "Reviews": 9, "Consensus": "Nobody knows."},
+    ]
+    films += [solaris, {"Title": "Untold", "Year": 1973}]
+    write_films(tmp_path / "movies.db", films, reviews)
+    sources = dict.fromkeys(("film-table", "film-consensus-table"), tmp_path)
     texts, _, counts = built("films/attributes", sources, tmp_path / "a")
     assert [(t.group, t.about, t.turns[0]) for t in texts] == [
         (
@@ -135,20 +109,15 @@ def test_attributes_and_consensus(tmp_path):
             "A horror, sci-fi film. Directed by Ridley Scott. With Hurt, Weaver. Made in UK. In "
             "English. It takes 117 minutes. Rated R. Awards: 1 win.",
         ),
-        (
-            "solaris",
-            "Solaris (1972)",
-            "A drama, sci-fi, film-noir film. It takes 167 minutes. Rated PG.",
-        ),
+        ("solaris", "Solaris (1972)", "A drama, film-noir film."),
     ]
     assert counts == {"empty texts left out": 2}
     texts, classes, counts = built("films/consensus", sources, tmp_path / "b")
-    assert [(text.about, text.turns[0]) for text in texts] == [
-        ("Alien (1979)", "It isn't dull."),
-        ("Solaris (1972)", "Slow."),
-        ("Untold (1973)", "Nobody knows."),
+    assert [(t.about, t.turns[0], of) for t, of in zip(texts, classes, strict=True)] == [
+        ("Alien (1979)", "It isn't dull.", "fresh"),
+        ("Solaris (1972)", "Slow.", "rotten"),
+        ("Untold (1973)", "Nobody knows.", None),
     ]
-    assert classes == ["fresh", "rotten", None]
     assert counts == {"empty texts left out": 1}
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from m6rec_jax.metrics.classification import auc
-from tasks.film_viewers.source import fame, items_of, make_viewers, people
+from tasks.film_viewers.source import fame, make_viewers, people
 from tasks.films.table import Film
 
 GENRES = [f"Genre {n}" for n in range(12)]
@@ -63,15 +63,3 @@ def test_tastes_are_found_by_counting_and_fame_by_what_is_watched(films):
             likes.update(dict.fromkeys(values, 2 * one.liked - 1))
     found, guessed = (auc(np.array(labels), np.array(scores)) for scores in (by_taste, by_fame))
     assert found > max(0.6, guessed + 0.05)
-
-
-def test_words_say_how_well_known_and_how_well_received_films_are(films):
-    items = items_of(films)
-    words = Counter(item["fame"] for item in items)
-    assert words == {"famous": 12, "well known": 48, "known": 180, "little known": 360}
-    best = max(range(len(films)), key=lambda n: fame(films)[n])
-    assert items[best]["fame"] == "famous"
-    assert {item["critics"] for item in items} == {
-        *("acclaimed", "praised", "of mixed reviews", "panned")
-    }
-    assert items[0]["decade"] == f"{films[0].year // 10}0s"

@@ -23,30 +23,36 @@ def nowhere(tmp_path, monkeypatch):
     gin.clear_config()
 
 
-@pytest.mark.parametrize(
-    ("module", "names", "kind"),
-    [
-        ("texts", ["film_reviews_sentiment", "film_plots_genre"], "classification"),
-        ("texts", ["film_consensus_verdict", "film_tones_tone"], "classification"),
-        ("texts", ["chitchat_infilling", "film_tones_tone_in_words"], "language"),
-        ("texts", ["tripadvisor_explanations", "inspired_replies"], "generation"),
-        ("texts", ["redial_titles"], "title_recommendation"),
-        ("texts", ["redial_retrieval"], "item_recommendation"),
-        ("foundation", ["film_attributes_infilling", "film_consensus_generation"], "language"),
-        ("film_viewers", ["film_viewers_ctr"], "scoring"),
-        ("book_crossing", ["book_crossing_ctr", "book_crossing_small_ctr"], "scoring"),
-        ("book_crossing", ["book_crossing_small_leave_one_out_retrieval"], "retrieval"),
-        ("book_crossing", ["book_crossing_small_zero_shot"], "likelihood"),
-        ("movielens", ["movielens_100k_explanations", "movielens_100k_queries"], "generation"),
-        ("movielens", ["movielens_100k_leave_one_out_retrieval"], "retrieval"),
-        ("movielens", ["movielens_100k_unseen_items_retrieval"], "retrieval"),
-    ],
-)
-def test_modules_register_their_tasks(module, names, kind):
+KINDS = {
+    "texts": {
+        "film_reviews_sentiment film_plots_genre film_tones_tone": "classification",
+        "chitchat_infilling film_tones_tone_in_words": "language",
+        "tripadvisor_explanations inspired_replies": "generation",
+        "redial_titles": "title_recommendation",
+        "redial_retrieval": "item_recommendation",
+    },
+    "foundation": {"film_attributes_infilling film_consensus_generation": "language"},
+    "film_viewers": {"film_viewers_ctr": "scoring"},
+    "book_crossing": {
+        "book_crossing_ctr book_crossing_small_ctr": "scoring",
+        "book_crossing_small_leave_one_out_retrieval": "retrieval",
+        "book_crossing_small_zero_shot": "likelihood",
+    },
+    "movielens": {
+        "movielens_100k_explanations movielens_100k_queries": "generation",
+        "movielens_100k_leave_one_out_retrieval": "retrieval",
+        "movielens_100k_unseen_items_retrieval": "retrieval",
+    },
+}
+
+
+@pytest.mark.parametrize("module", KINDS)
+def test_modules_register_their_tasks(module):
     importlib.import_module(f"tasks.{module}")
-    for name in names:
-        assert seqio.get_mixture_or_task(name).name == name
-        assert task_info(name).kind == kind
+    for names, kind in KINDS[module].items():
+        for name in names.split():
+            assert seqio.get_mixture_or_task(name).name == name
+            assert task_info(name).kind == kind
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: f"{path.parent.name}-{path.stem}")

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.text.infilling import text_infilling_row
-from m6rec_jax.text.layout import FEATURES, Row, fit_to_budget, pad_batch
+from m6rec_jax.text.layout import FEATURES, Row, fit_to_budget
 from m6rec_jax.text.rows import (
     drop_words,
     generation_row,
@@ -105,25 +105,31 @@ def test_rows_of_texts_are_full_and_whole(lengths: list[int], room: int) -> None
         assert sums[number] + lengths[part][0] > room, "it would have fitted into the row before"
 
 
-def test_broken_rows(vocab: Vocabulary) -> None:
-    with pytest.raises(ConfigError, match="source_length 2 has no room"):
-        source_row(vocab, [PROFILE], 2)
-    with pytest.raises(DataError, match="at least one candidate"):
-        packed_candidates(vocab, [], 16)
-    with pytest.raises(DataError, match=r"candidate 1 has no text to score: ' '"):
-        packed_candidates(vocab, ["Fargo", " "], 16)
-    with pytest.raises(ConfigError, match="8 candidates of 2 tokens do not fit target_length 16"):
-        packed_candidates(vocab, ["Fargo"] * 8, 16)
-    with pytest.raises(ConfigError, match="3 texts take"):
-        packed_candidates(vocab, ["loved Star Wars, sci-fi, 12 days"] * 3, 16, candidate_length=9)
-    with pytest.raises(DataError, match="3 labels for 2 candidates"):
-        packed_candidates(vocab, ["Fargo"] * 2, 16, labels=[1, 0, 1])
-    with pytest.raises(DataError, match="1 item_ids for 2 candidates"):
-        packed_candidates(vocab, ["Fargo"] * 2, 16, item_ids=[1])
-    with pytest.raises(DataError, match="no text"):
-        generation_row(vocab, [], "", 16, 16)
-    with pytest.raises(DataError, match="no text to mask"):
-        text_infilling_row(vocab, [np.array([], np.int32)] * 2, 16, 16, np.random.default_rng(0))
+TWO = ["Fargo"] * 2
+LONG = ["loved Star Wars, sci-fi, 12 days"] * 3
+
+
+@pytest.mark.parametrize(
+    ("make", "arguments", "options", "error", "message"),
+    [
+        (source_row, ([PROFILE], 2), {}, ConfigError, "source_length 2 has no room"),
+        (packed_candidates, ([], 16), {}, DataError, "at least one candidate"),
+        (packed_candidates, (["Fargo", " "], 16), {}, DataError, "candidate 1 has no text .*' '"),
+        (packed_candidates, (TWO * 4, 16), {}, ConfigError, "8 candidates of 2 tokens do not fit"),
+        (packed_candidates, (LONG, 16), {"candidate_length": 9}, ConfigError, "3 texts take"),
+        (packed_candidates, (TWO, 16), {"labels": [1, 0, 1]}, DataError, "3 labels for 2"),
+        (packed_candidates, (TWO, 16), {"item_ids": [1]}, DataError, "1 item_ids for 2"),
+        (generation_row, ([], "", 16, 16), {}, DataError, "no text"),
+        (
+            text_infilling_row,
+            ([np.array([], np.int32)] * 2, 16, 16, np.random.default_rng(0)),
+            *({}, DataError, "no text to mask"),
+        ),
+    ],
+)
+def test_broken_rows(vocab, make, arguments, options, error, message) -> None:
+    with pytest.raises(error, match=message):
+        make(vocab, *arguments, **options)
 
 
 def restored(vocab: Vocabulary, row: Row) -> list[int]:
@@ -151,17 +157,10 @@ def restored(vocab: Vocabulary, row: Row) -> list[int]:
     st.integers(4, 60),
     st.integers(0, 1000),
 )
-def test_infilling_restores_the_text(
-    vocab: Vocabulary,
-    segments: list[list[int]],
-    source_length: int,
-    target_length: int,
-    seed: int,
-) -> None:
-    row = text_infilling_row(
-        vocab, [np.array(segment, np.int32) for segment in segments], source_length,
-        target_length, np.random.default_rng(seed),
-    )  # fmt: skip
+def test_infilling_restores_the_text(vocab, segments, source_length, target_length, seed) -> None:
+    arrays = [np.array(segment, np.int32) for segment in segments]
+    rng = np.random.default_rng(seed)
+    row = text_infilling_row(vocab, arrays, source_length, target_length, rng)
     check(row)
     blocks = row["encoder_block_ids"]
     assert len(row["encoder_input_tokens"]) == len(blocks) <= source_length
@@ -176,26 +175,6 @@ def test_infilling_restores_the_text(
     expected = naive_target(vocab, [row["decoder_target_tokens"].tolist()[:-2]])
     assert row["decoder_input_tokens"].tolist() == expected["input"]
     assert row["decoder_loss_weights"].tolist() == expected["weight"]
-
-
-def test_pad_batch(vocab: Vocabulary) -> None:
-    rows = [
-        source_row(vocab, [PROFILE], 16)
-        | packed_candidates(vocab, ["Fargo (1996)"], 16, labels=[1]),
-        source_row(vocab, [], 16) | packed_candidates(vocab, ["liked Fargo (1996)"], 16),
-    ]
-    lengths = {"encoder_input_tokens": 6, "decoder_labels": 5, "decoder_loss_weights": 5}
-    batch = pad_batch(rows, lengths, batch_size=3)
-    assert {name: values.shape for name, values in batch.items()} == {
-        "encoder_input_tokens": (3, 6), "decoder_labels": (3, 5), "decoder_loss_weights": (3, 5)
-    }  # fmt: skip
-    for name, values in batch.items():
-        assert values.dtype == FEATURES[name].dtype
-        for place, row in enumerate(rows):
-            assert values[place, : len(row[name])].tolist() == row[name].tolist()
-            assert (values[place, len(row[name]) :] == FEATURES[name].padding).all()
-        assert (values[2] == FEATURES[name].padding).all()
-    assert batch["decoder_labels"][0].tolist() == [-1, -1, 1, -1, -1]
 
 
 def test_only_what_follows_the_prefix_counts(vocab: Vocabulary) -> None:

@@ -58,20 +58,6 @@ def test_outcome_words(template: DatasetTemplate, value: float | None, words: st
     assert template.outcome(value) == words
 
 
-@pytest.mark.parametrize("value", [None, float("nan")])
-def test_where_all_events_are_alike_they_need_no_value(value: float | None) -> None:
-    bought = DatasetTemplate.parse(SPEC | {"outcomes": [{"text": "bought"}]})
-    assert bought.outcome(value) == "bought"
-    liked = DatasetTemplate.parse(SPEC | {"outcomes": [{"at_least": 4, "text": "liked"}]})
-    assert liked.outcome(value) == ""
-
-
-def test_without_a_lowest_outcome_low_values_have_no_words() -> None:
-    template = DatasetTemplate.parse(SPEC | {"outcomes": [{"at_least": 4, "text": "liked"}]})
-    assert template.outcome(3) == ""
-    assert template.event(Event("7", "100", 0, 3), FARGO, None) == "Fargo (1996), crime, drama"
-
-
 def test_profile_and_context_keep_their_places_when_empty() -> None:
     spec = {"event": "[{genres}]", "candidate": "{title}", "item": "{title}"}
     template = DatasetTemplate.parse(spec)
@@ -93,22 +79,24 @@ def test_history_errors(template: DatasetTemplate) -> None:
         template.context(1e18)
 
 
-def test_spec_round_trip(template: DatasetTemplate) -> None:
+USERS, ITEMS_HAVE = ["age", "occupation"], ["title", "year", "genres"]
+STATISTICS = ["user_num_ratings", "item_positive_percent", "place"]
+
+
+@pytest.mark.parametrize(
+    ("items", "statistics", "change", "message"),
+    [
+        (ITEMS_HAVE, STATISTICS[1:], {}, r"'profile', character \d+: .*user_num_ratings"),
+        (ITEMS_HAVE[:2], STATISTICS, {}, r"'event', .*\{genres\}.*ago, outcome, title, year"),
+        ([*ITEMS_HAVE, "ago"], STATISTICS, {}, "column 'ago'"),
+        (ITEMS_HAVE, STATISTICS, {"outcomes": []}, "'outcomes' is empty"),
+    ],
+)
+def test_validate(template: DatasetTemplate, items, statistics, change, message) -> None:
     assert DatasetTemplate.parse(json.loads(json.dumps(template.to_spec()))) == template
-
-
-def test_validate(template: DatasetTemplate) -> None:
-    users, items = ["age", "occupation"], ["title", "year", "genres"]
-    statistics = ["user_num_ratings", "item_positive_percent", "place"]
-    template.validate(users, items, statistics)
-    with pytest.raises(ConfigError, match=r"'profile', character \d+: .*user_num_ratings"):
-        template.validate(users, items, statistics[1:])
-    with pytest.raises(ConfigError, match=r"'event', .*\{genres\}.*ago, outcome, title, year"):
-        template.validate(users, ["title", "year"], statistics)
-    with pytest.raises(ConfigError, match="column 'ago'"):
-        template.validate(users, [*items, "ago"], statistics)
-    with pytest.raises(ConfigError, match="'outcomes' is empty"):
-        DatasetTemplate.parse(SPEC | {"outcomes": []}).validate(users, items, statistics)
+    template.validate(USERS, ITEMS_HAVE, STATISTICS)
+    with pytest.raises(ConfigError, match=message):
+        DatasetTemplate.parse(SPEC | change).validate(USERS, items, statistics)
 
 
 @pytest.mark.parametrize(

@@ -24,25 +24,6 @@ def test_near_numbers_are_near() -> None:
     assert steps[-1] < 0.8
 
 
-def test_words_are_shared() -> None:
-    pieces = [
-        "\u2581Alien\u2581(1979)",
-        "\u2581Alien\u2581Nation",
-        "\u2581Fargo",
-        "alien",
-        "19",
-        "\u2581",
-    ]
-    vectors = composed_vectors(pieces, WIDTH)
-    assert cosine(vectors[0], vectors[1]) > 0.25
-    assert abs(cosine(vectors[0], vectors[2])) < 0.2
-    # A word keeps its vector whatever else the vocabulary holds; another seed gives another one.
-    np.testing.assert_array_equal(composed_vectors(["\u2581Fargo"], WIDTH)[0], vectors[2])
-    assert abs(cosine(composed_vectors(["\u2581Fargo"], WIDTH, seed=1)[0], vectors[2])) < 0.25
-    mean_squares = np.square(vectors).mean(axis=1)
-    assert ((mean_squares > 0.5) & (mean_squares < 2.0)).all()
-
-
 @given(st.lists(st.text(max_size=12), max_size=6))
 def test_any_text_has_a_vector(pieces: list[str]) -> None:
     vectors = composed_vectors(pieces, 16)

@@ -14,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m6rec_jax.errors import ConfigError, DataError
-from m6rec_jax.text import vocabulary_training
 from m6rec_jax.text.vocabulary import Vocabulary
 from m6rec_jax.text.vocabulary_training import PhraseCutter, train_vocabulary
 
@@ -79,18 +78,6 @@ def test_a_sentinels_name_in_a_text_is_no_sentinel(
     vocabulary = train(texts, tmp_path, split_by_whitespace=words)
     assert set(vocabulary.encode("<extra_id_0>")).isdisjoint(vocabulary.sentinel_ids)
     assert vocabulary.decode(vocabulary.encode("<extra_id_0>")) == "<extra_id_0>"
-
-
-def test_unseen_words_are_spelled_in_parts(
-    behaviours: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    unseen = "The Holland Student: Fish of the Empire (1996)"
-    options: dict[str, Any] = {"keep_apart": OUTCOMES}
-    with_spelling = len(pieces(train(behaviours, tmp_path, **options), unseen))
-    # Without the spelling model, parts of words vanish and unseen words are spelled in letters.
-    monkeypatch.setattr(vocabulary_training, "_SPELLING_SHARE", 0.0)
-    without = len(pieces(train(behaviours, tmp_path, **options), unseen))
-    assert with_spelling < 0.7 * without
 
 
 def test_same_file_in_another_process(behaviours: list[str], tmp_path: Path) -> None:
