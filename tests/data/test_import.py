@@ -1,12 +1,9 @@
 """`m6rec data import`: tables come back whole from files of other formats, mistakes are named."""
 
-from __future__ import annotations
-
 import json
 import string
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -29,7 +26,7 @@ ITEMS = (
 USERS = "user_id:token\tage:token\nu1\t24\n"
 
 
-def write(folder: Path, **files: str | bytes) -> Path:
+def write(folder, **files):
     """A folder with files `a.inter`, `sequences.txt`, ... from names with `_` for the dot."""
     folder.mkdir(exist_ok=True, parents=True)
     for name, content in files.items():
@@ -38,42 +35,44 @@ def write(folder: Path, **files: str | bytes) -> Path:
     return folder
 
 
-def rows(folder: Path, table: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = pq.read_table(folder / f"{table}.parquet").to_pylist()
-    return found
+def imported(folder, form="recbole", **files):
+    """The folder that is made of files, what is printed, and its `dataset.json`."""
+    source, out = write(folder / "soaps", **files), folder / "out"
+    printed = "\n".join(import_dataset(form, source, out))
+    assert check_dataset(out).ok
+    return out, printed, json.loads((out / "dataset.json").read_text())
 
 
-def spec_of(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "dataset.json").read_text())
-    return found
+def rows(folder, table):
+    return pq.read_table(folder / f"{table}.parquet").to_pylist()
+
+
+def sequence_of(folder):
+    """Items in the order of users and times."""
+    events = Dataset.open(folder).events()
+    events = events.sort_by([("user_index", "ascending"), ("time", "ascending")])
+    return events["item_id"].to_pylist()
 
 
 # ---- atomic files
 
 
-def test_atomic_files(tmp_path: Path) -> None:
+def test_atomic_files(tmp_path):
     inter = INTER + "u2\ti1\t4\t150\n" * 2
-    source = write(tmp_path / "in", shop_inter=inter, shop_item=ITEMS, shop_user=USERS)
-    printed = "\n".join(import_dataset("recbole", source, tmp_path / "out"))
-    assert "shop.inter, column 'user_id', 2 rows (4, 5): duplicate event" in printed
-    assert "shop: 2 users, 2 items, 4 events" in printed
-    assert "ratings of at least 4: 67% of 6 events" in printed
-    assert "shop.item: not used, as float_seq: vector" in printed
-    assert "users without a row in shop.user: 1" in printed
-    assert rows(tmp_path / "out", "items") == [
-        {
-            "item_id": "i1",
-            "title": "Toy Story",
-            "genre": ["comedy", "children"],
-            "price": 2.5,
-        },
-        {"item_id": "i2", "title": "Heat", "genre": None, "price": None},
-    ]
-    assert rows(tmp_path / "out", "users") == [
-        {"user_id": "u1", "age": "24"},
-        {"user_id": "u2", "age": None},
-    ]
-    spec = spec_of(tmp_path / "out")
+    files = {"shop_inter": inter, "shop_item": ITEMS, "shop_user": USERS}
+    out, printed, spec = imported(tmp_path, **files)
+    for line in (
+        "shop.inter, column 'user_id', 2 rows (4, 5): duplicate event",
+        "soaps: 2 users, 2 items, 4 events",
+        "ratings of at least 4: 67% of 6 events",
+        "shop.item: not used, as float_seq: vector",
+        "users without a row in shop.user: 1",
+    ):
+        assert line in printed
+    heat = {"item_id": "i2", "title": "Heat", "genre": None, "price": None}
+    toys = {"item_id": "i1", "title": "Toy Story", "genre": ["comedy", "children"], "price": 2.5}
+    assert rows(out, "items") == [toys, heat]
+    assert rows(out, "users") == [{"user_id": "u1", "age": "24"}, {"user_id": "u2", "age": None}]
     assert spec["label"] == {"at_least": 4.0}
     assert spec["template"] == {
         "event": "[{outcome} ]{title}[, {ago}]",
@@ -83,7 +82,6 @@ def test_atomic_files(tmp_path: Path) -> None:
         "context": "[{weekday} {part_of_day}]",
         "outcomes": [{"at_least": 4.0, "text": "liked"}, {"text": "disliked"}],
     }
-    assert check_dataset(tmp_path / "out").ok
 
 
 ids = st.text(string.ascii_letters + string.digits + "-é|\"',", min_size=1, max_size=5)
@@ -107,9 +105,7 @@ tables = st.fixed_dictionaries(
 
 @settings(max_examples=25)
 @given(tables, st.data(), st.sampled_from(["\n", "\r\n"]))
-def test_tables_come_back_from_atomic_files(
-    made: dict[str, Any], data: st.DataObject, end: str
-) -> None:
+def test_tables_come_back_from_atomic_files(made, data, end):
     event = st.tuples(
         st.sampled_from(sorted(made["users"])),
         st.sampled_from(sorted(made["items"])),
@@ -150,26 +146,21 @@ def test_tables_come_back_from_atomic_files(
         assert not kinds & {"duplicate_id", "duplicate_event"}
 
 
-def test_without_times_the_order_of_the_file_is_kept(tmp_path: Path) -> None:
+def test_without_times_the_order_of_the_file_is_kept(tmp_path):
     events = "user_id:token\titem_id:token\nu\ti2\nu\ti1\nv\ti1\nu\ti2\n"
-    source = write(tmp_path / "in", a_inter=events, a_item=ITEMS)
-    printed = "\n".join(import_dataset("recbole", source, tmp_path / "out"))
+    out, printed, spec = imported(tmp_path, a_inter=events, a_item=ITEMS)
     assert "no times: 'position' is the place of an event in a.inter" in printed
-    spec = spec_of(tmp_path / "out")
     assert spec["events"]["time"] == "position"
     assert spec["template"]["event"] == "{title}"
     assert "context" not in spec["template"]
-    events = Dataset.open(tmp_path / "out").events()
-    events = events.sort_by([("user_index", "ascending"), ("time", "ascending")])
-    assert events["item_id"].to_pylist() == ["i2", "i1", "i2", "i1"]
+    assert sequence_of(out) == ["i2", "i1", "i2", "i1"]
 
 
-def test_what_is_left_out_is_counted_and_kept(tmp_path: Path) -> None:
+def test_what_is_left_out_is_counted_and_kept(tmp_path):
     events = INTER + "u9\ti7\t5\t100\nu9\ti1\t\t100\nu1\ti1\t5\nu1\ti1\tgood\t5\n"
     events += "u1\ti1\t5\t1700000000000\n\n"
     items = ITEMS.encode() + b"i3\t\tdrama\t1\t\ni1\tAgain\t\t\t\ni4\tCaf\xe9\t\t\t\n"
-    source = write(tmp_path / "in", a_inter=events, a_item=items)
-    printed = "\n".join(import_dataset("recbole", source, tmp_path / "out"))
+    out, printed, spec = imported(tmp_path, a_inter=events, a_item=items)
     for line in (
         "a.item, column 'title', 1 rows (2): missing words",
         "a.item, column 'item_id', 1 rows (3): duplicate id: 'i1' stands in row 0",
@@ -181,10 +172,9 @@ def test_what_is_left_out_is_counted_and_kept(tmp_path: Path) -> None:
         "milliseconds",
     ):
         assert line in printed, line
-    assert spec_of(tmp_path / "out")["provenance"]["notes"] == printed.split("\n")[1:]
-    assert len(rows(tmp_path / "out", "events")) == 4
-    assert len((tmp_path / "out" / "rejected.csv").read_text().splitlines()) == 1 + 3 + 5
-    assert check_dataset(tmp_path / "out").ok
+    assert spec["provenance"]["notes"] == printed.split("\n")[1:]
+    assert len(rows(out, "events")) == 4
+    assert len((out / "rejected.csv").read_text().splitlines()) == 1 + 3 + 5
 
 
 # ---- sequences
@@ -202,7 +192,7 @@ sequences = st.dictionaries(
 
 @settings(max_examples=25)
 @given(sequences, st.sampled_from([" ", "\t", "  "]))
-def test_sequences_as_a_loop_reads_them(made: dict[str, list[str]], blank: str) -> None:
+def test_sequences_as_a_loop_reads_them(made, blank):
     text = "".join(blank.join([user, *items]) + "\n" for user, items in made.items())
     expected = [
         {"user_id": user, "item_id": item, "position": float(place)}
@@ -219,20 +209,15 @@ def test_sequences_as_a_loop_reads_them(made: dict[str, list[str]], blank: str) 
         assert check_dataset(Path(scratch) / "out").ok
 
 
-def test_splits_and_templates_of_sequences_know_no_time(tmp_path: Path) -> None:
+def test_splits_and_templates_of_sequences_know_no_time(tmp_path):
     items = PRODUCTS.replace("text", "text (short)", 1)
-    source = write(tmp_path / "soaps", sequences_txt=SEQUENCES, items_tsv=items)
-    import_dataset("sequences", source, tmp_path / "out")
-    spec = spec_of(tmp_path / "out")
-    assert spec["name"] == "soaps"
-    assert spec["repeats"] == "count"
+    out, _, spec = imported(tmp_path, "sequences", sequences_txt=SEQUENCES, items_tsv=items)
+    assert (spec["name"], spec["repeats"]) == ("soaps", "count")
     candidate = "{text_short}[, had it {user_item_times} times]"
     text = "{text_short}"
     assert spec["template"] == {"event": text, "candidate": candidate, "item": text}
     assert spec["provenance"]["notes"][-1].startswith("no times: 'position' is ")
-    events = Dataset.open(tmp_path / "out").events()
-    events = events.sort_by([("user_index", "ascending"), ("time", "ascending")])
-    assert events["item_id"].to_pylist() == ["1", "2", "3", "3", "2", "1", "1", "2"]
+    assert sequence_of(out) == ["1", "2", "3", "3", "2", "1", "1", "2"]
 
 
 ATOMIC = {"a_inter": INTER, "a_item": ITEMS}
@@ -258,7 +243,7 @@ SEQUENCE = {"sequences_txt": SEQUENCES, "items_tsv": PRODUCTS}
         ({**SEQUENCE, "sequences_txt": SEQUENCES.encode() + b"u\xff 1\n"}, "UTF-8: .*Line: 4"),
     ],
 )
-def test_mistakes_in_files(tmp_path: Path, files: dict[str, str | bytes], message: str) -> None:
+def test_mistakes_in_files(tmp_path, files, message):
     source = write(tmp_path / "in", **files)
     form = "sequences" if files.keys() & {"sequences_txt", "sequence_txt"} else "recbole"
     with pytest.raises(DataError, match=message):
@@ -274,7 +259,7 @@ def test_mistakes_in_files(tmp_path: Path, files: dict[str, str | bytes], messag
         ("recbole", "in", {}, CheckpointError, "exists already"),
     ],
 )
-def test_settings_that_fit_nothing(tmp_path: Path, form, to, options, error, message) -> None:
+def test_settings_that_fit_nothing(tmp_path, form, to, options, error, message):
     source = write(tmp_path / "in", **ATOMIC)
     with pytest.raises(error, match=message):
         import_dataset(form, source, tmp_path / to, **options)
