@@ -23,12 +23,7 @@ from m6rec_jax.data.features.value_factors import FIRST_FIT, ValueFactors
 from m6rec_jax.data.prepare_options import template_and_options
 from m6rec_jax.data.rendering.event_views import EVENT_VIEWS
 from m6rec_jax.data.rendering.event_views.documents import item_document, item_in_document, sentence
-from m6rec_jax.data.splitting.negatives import (
-    NegativeSampler,
-    asked,
-    num_negatives,
-    sampling_rates,
-)
+from m6rec_jax.data.splitting.negatives import NegativeSampler, asked, num_negatives, sampling_rates
 from m6rec_jax.data.splitting.splits import EXCLUDED, PARTS, STATISTICS_PARTS
 from m6rec_jax.data.store import views
 from m6rec_jax.errors import DataError

@@ -1,6 +1,5 @@
 """Splits of events by their definitions, one row at a time."""
 
-from collections.abc import Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -8,13 +7,7 @@ import numpy as np
 from m6rec_jax.data.splitting.splits import VALIDATION
 
 
-def plain_split(
-    kind: str,
-    users: Sequence[int] | np.ndarray,
-    times: Sequence[float] | np.ndarray,
-    train: float = 0.8,
-    validation: float = 0.1,
-) -> np.ndarray:
+def plain_split(kind, users, times, train=0.8, validation=0.1):
     """Part codes `[rows]` of 'per_user_temporal', 'leave_one_out' or 'global_temporal'."""
     shares = Fraction(str(train)), Fraction(str(train)) + Fraction(str(validation))
     in_time = sorted(range(len(users)), key=lambda row: times[row])  # equal ones as in the file

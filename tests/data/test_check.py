@@ -270,10 +270,7 @@ LINE = st.lists(
 def test_any_bytes_are_survived_and_the_clean_folder_reads(tmp_path_factory, users, items, events):
     base = tmp_path_factory.mktemp("any")
     folder = write(
-        base / "data",
-        users=[*USERS, *users],
-        items=[*ITEMS, *items],
-        events=[*EVENTS, *events],
+        base / "data", users=[*USERS, *users], items=[*ITEMS, *items], events=[*EVENTS, *events]
     )
     report = check_dataset(folder, base / "clean")
     tables = [row["rejected_table"] for row in rejected(report)]

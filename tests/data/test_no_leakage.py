@@ -87,9 +87,7 @@ def render(write_shop) -> Callable[..., dict]:
         job = ViewFold(
             dataset,
             Assignment(
-                Split.parse(log.split),
-                np.asarray(log.codes, np.int8),
-                np.zeros(NUM_ITEMS, bool),
+                Split.parse(log.split), np.asarray(log.codes, np.int8), np.zeros(NUM_ITEMS, bool)
             ),
             PrepareOptions(group_size=3, next_items_size=2, max_events=4, **options),
             StatisticsOptions(neighbour_window=3),

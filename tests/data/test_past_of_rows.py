@@ -1,7 +1,5 @@
 """What reranking counts as a user's past, against the history that is rendered into rows."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any

@@ -8,16 +8,13 @@ import pytest
 
 from m6rec_jax.data.prepare import prepare
 from m6rec_jax.data.prepare_options import PrepareOptions
-from m6rec_jax.data.store.prepared import Prepared
 from m6rec_jax.pipeline.prepared_rows import past_events, read_rows
 from tests.data.repeat_shop import DAY, NEGATIVES, TEMPLATE, RepeatShop
 
 NUM_ITEMS, NUM_DAYS = 120, 20
 
 
-def prepared_shop(
-    shop: RepeatShop, write_shop, out: Path, repeats: str | None, split: str = "leave_one_out"
-) -> Prepared:
+def prepared_shop(shop, write_shop, out, repeats, split="leave_one_out"):
     spec = {} if repeats is None else {"repeats": repeats}
     folder = write_shop(
         shop.events,

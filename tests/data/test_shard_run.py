@@ -99,15 +99,7 @@ class Both:
       num_shards: how many there are.
     """
 
-    def __init__(
-        self,
-        dataset: Dataset,
-        split: str,
-        folder: Path,
-        options: PrepareOptions,
-        statistics: StatisticsOptions | None = None,
-        num_shards: int = 1,
-    ) -> None:
+    def __init__(self, dataset, split, folder, options, statistics=None, num_shards=1):
         options = dataclasses.replace(options, max_events=options.max_events or 50)
         self.folder, self.options = folder, options
         parsed = Split.parse(split, dataset.spec.splits)
@@ -159,9 +151,7 @@ DECLARED = {"half_of_the_users": {"kind": "by_user", "train": 0.5, "validation":
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_rows_and_statistics_of_labelled_events(
-    write_shop, tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rows_and_statistics_of_labelled_events(write_shop, tmp_path, seed, monkeypatch):
     monkeypatch.setattr(neighbours, "DENSE_ITEMS", (0, 4096)[seed % 2])
     template = {
         **TEMPLATE,
@@ -178,16 +168,13 @@ def test_rows_and_statistics_of_labelled_events(
         next_items_size=1 + seed % 3,
     )
     statistics = StatisticsOptions(
-        neighbour_window=(3, 1000)[seed % 2],
-        factor_growth=(0.03, 0.5)[seed % 2],
+        neighbour_window=(3, 1000)[seed % 2], factor_growth=(0.03, 0.5)[seed % 2]
     )
     Both(Dataset.open(folder), SPLITS[seed], tmp_path, options, statistics).compare()
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_rows_and_statistics_of_purchases(
-    write_shop, tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rows_and_statistics_of_purchases(write_shop, tmp_path, seed, monkeypatch):
     """Half of them say how many were bought."""
     monkeypatch.setattr(negatives, "NEGATIVES", (2, 4)[seed % 2])
     valued = seed % 2 == 1

@@ -83,9 +83,7 @@ ROWS = [
 
 
 @pytest.mark.parametrize("shard_bytes", [100, 1 << 20])
-def test_tfds_gives_back_what_was_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shard_bytes: int
-) -> None:
+def test_tfds_gives_back_what_was_written(tmp_path, monkeypatch, shard_bytes):
     import tensorflow_datasets as tfds
 
     monkeypatch.setattr(tfrecords, "_SHARD_BYTES", shard_bytes)

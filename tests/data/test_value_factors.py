@@ -20,9 +20,7 @@ def ridge(rows: list[np.ndarray], targets: list[float], weight: float, rank: int
     return np.linalg.solve(gram, moment)
 
 
-def reference_fit(
-    ratings: Ratings, num_users: int, factors: np.ndarray, smoothing: float, weight: float
-) -> tuple[float, np.ndarray, np.ndarray]:
+def reference_fit(ratings, num_users, factors, smoothing, weight):
     """Mean, item biases and item factors, rating by rating, from the factors to start with."""
     num_items, rank = factors.shape
     mean = sum(value for *_, value in ratings) / len(ratings)

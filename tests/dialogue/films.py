@@ -1,7 +1,5 @@
 """Twelve films with attributes, and how people speak of films: the words of the example."""
 
-from __future__ import annotations
-
 import gin
 
 from m6rec_jax.dialogue.catalogue import DialogueCatalogue

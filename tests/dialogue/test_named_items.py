@@ -12,10 +12,7 @@ FARGO = "Fargo: crime, drama, by Joel Coen, Ethan Coen"
     ("turns", "told"),
     [
         (["Hello"], []),
-        (
-            ["I liked Fargo"],
-            [f"{FARGO}, with Frances McDormand, from United States, 1996"],
-        ),
+        (["I liked Fargo"], [f"{FARGO}, with Frances McDormand, from United States, 1996"]),
         # Who asks for a genre or a person reads of these alone; of several turns, of both.
         (["I liked Fargo. A comedy?"], ["Fargo: crime, drama, 1996"]),
         (["I liked Fargo. A comedy?", "by Penny Marshall"], [f"{FARGO}, 1996"]),

@@ -7,16 +7,7 @@ import numpy as np
 from hypothesis import given
 
 from m6rec_jax.dialogue.state import USER, DialogueState
-from m6rec_jax.dialogue.wishes import (
-    ForGroup,
-    Like,
-    Unseen,
-    Values,
-    Years,
-    mask,
-    obeying,
-    updated,
-)
+from m6rec_jax.dialogue.wishes import ForGroup, Like, Unseen, Values, Years, mask, obeying, updated
 from tests.dialogue.films import CATALOGUE, ITEMS, READER
 
 VALUES = sorted(CATALOGUE.spellings)
@@ -113,10 +104,7 @@ def test_later_turns():
     assert state == (genre["war"], genre["drama"], person, Years(1990, 1999))
     # Years replace years; what is refused is no longer wanted, and the other way round.
     state = updated(state, [Values(genre["war"].values, True), Years(1980)], adds=False)
-    assert state == (
-        Values(genre["war"].values, True),
-        *(Years(1980), genre["drama"], person),
-    )
+    assert state == (Values(genre["war"].values, True), *(Years(1980), genre["drama"], person))
     state = updated(state, [genre["war"]], adds=False)
     assert state == (genre["war"], Years(1980), person)
     both = updated((ForGroup("children"), Unseen()), [Like((0,))], adds=False)

@@ -1,7 +1,5 @@
 """Folders that one process at a time may write to."""
 
-from __future__ import annotations
-
 import errno
 import fcntl
 from pathlib import Path
@@ -21,9 +19,7 @@ def test_the_second_is_kept_out_until_the_first_has_left(tmp_path: Path) -> None
         pass
 
 
-def test_on_a_disk_without_locks_a_file_keeps_the_second_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_on_a_disk_without_locks_a_file_keeps_the_second_out(tmp_path, monkeypatch, caplog):
     for number in (errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL):
 
         def flock(descriptor: int, operation: int, number: int = number) -> None:

@@ -53,10 +53,7 @@ def test_neutral_phrases_take_their_words():
     dictionary = AttributeDictionary(VALUES, neutral=["New York Stories", "Kings of Comedy", "War"])
     assert named(
         dictionary, "as you liked New York Stories and Kings of Comedy: war in New York"
-    ) == [
-        {"genres": "War"},
-        {"countries": "New York"},
-    ]
+    ) == [{"genres": "War"}, {"countries": "New York"}]
 
 
 EXPLANATIONS = [

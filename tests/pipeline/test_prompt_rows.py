@@ -50,8 +50,6 @@ def test_rows_of_tasks_that_are_not_trained_now(monkeypatch: pytest.MonkeyPatch)
         *(({"shop_ctr": row}, 2, f"'shop_ctr' the row {row!r}") for row in (2, -1, True, "0", 1.0)),
     ],
 )
-def test_rows_that_are_missing_or_that_the_bank_has_not(
-    ids: Mapping[str, Any] | None, num_tasks: int, message: str
-) -> None:
+def test_rows_that_are_missing_or_that_the_bank_has_not(ids, num_tasks, message):
     with pytest.raises(ConfigError, match=message):
         check(ids, num_tasks)

@@ -142,10 +142,7 @@ def test_every_row_is_in_one_shard_and_a_run_resumes(names, source, num_shards):
 def test_sizes_that_nobody_says_are_counted_after_preprocessing(names, processes, sample):
     parts = [
         EvaluationBatches(
-            *("changed", LENGTHS, 3),
-            process_index=p,
-            process_count=processes,
-            sample=sample,
+            *("changed", LENGTHS, 3), process_index=p, process_count=processes, sample=sample
         )
         for p in range(processes)
     ]

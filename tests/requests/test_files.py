@@ -70,9 +70,7 @@ def test_lines_that_are_no_objects_are_handed_on_with_the_reason(lines: Path) ->
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 50])
 @pytest.mark.parametrize("kind", ["lines", "table"])
-def test_every_row_once_from_any_position(
-    kind: str, size: int, request: pytest.FixtureRequest
-) -> None:
+def test_every_row_once_from_any_position(kind, size, request):
     file = open_requests(request.getfixturevalue(kind), SCORES)
     starts, found = [0], []
     for chunk in file.chunks(0, size, file.num_rows):

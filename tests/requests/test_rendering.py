@@ -65,9 +65,7 @@ def nothing_is_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(log=logs(), labelled=st.booleans(), known=st.booleans(), own_fields=st.booleans())
-def test_served_text_is_training_text(
-    write_shop, tmp_path: Path, log: Events, labelled: bool, known: bool, own_fields: bool
-) -> None:
+def test_served_text_is_training_text(write_shop, tmp_path, log, labelled, known, own_fields):
     """Test rows of a split by time, rendered by `prepare`, and asked for after training ended.
 
     A known user sends what came later; one that is not looked up sends everything.

@@ -159,10 +159,7 @@ def test_texts_stand_for_users_and_items_that_are_nothing_else() -> None:
     row = request(user="Ana", history=history, candidates=candidates, time=...)
     found = texts.parse(row)
     assert found.user == User("", {"text": "Ana"})
-    assert [item for _, item in found.history] == [
-        Item("", {"text": "Heat"}),
-        fargo,
-    ]
+    assert [item for _, item in found.history] == [Item("", {"text": "Heat"}), fargo]
     assert found.candidates == (Item("", {"text": "Up"}), fargo)
     # An id that is not known is none of a catalogue with ids of its own, and no text.
     by_id = RequestParser(DatasetSpec.from_dict(raw), {"1": Item("1", {"text": "Fargo"})})

@@ -1,10 +1,7 @@
 """The SQLite file of the film table, with films of one's own."""
 
 import sqlite3
-from collections.abc import Iterable, Mapping
 from contextlib import closing
-from pathlib import Path
-from typing import Any
 
 OMDB = (
     *("ID", "Title", "Year", "Rating", "Runtime", "Genre", "Director", "Writer", "Cast"),
@@ -13,9 +10,7 @@ OMDB = (
 TOMATOES = ("ID", "Reviews", "Consensus", "Meter")
 
 
-def write_films(
-    path: Path, films: Iterable[Mapping[str, Any]], reviews: Iterable[Mapping[str, Any]]
-) -> None:
+def write_films(path, films, reviews):
     """Writes rows of the tables `omdb`, numbered from 1, and `tomatoes`; what they lack is NULL."""
     numbered = [{"ID": number, **film} for number, film in enumerate(films, 1)]
     with closing(sqlite3.connect(path)) as database:

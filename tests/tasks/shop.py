@@ -2,13 +2,12 @@
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from m6rec_jax.data.prepare import prepare
 from m6rec_jax.data.prepare_options import VIEWS, PrepareOptions
-from m6rec_jax.data.store.prepared import Prepared
 from m6rec_jax.text.vocabulary import Vocabulary
 from m6rec_jax.text.vocabulary_training import train_vocabulary
 
@@ -83,9 +82,7 @@ def write_shop(folder: Path, writing: Mapping[str, Any] | None = None) -> Path:
     return folder
 
 
-def prepare_shop(
-    folder: Path, splits: Sequence[str] = ("leave_one_out",), views: Sequence[str] = VIEWS
-) -> list[Prepared]:
+def prepare_shop(folder, splits=("leave_one_out",), views=VIEWS):
     """Writes and prepares the shop; `folder` is the data_dir then."""
     source = write_shop(folder / "tiny-shop")
     options = PrepareOptions(views=views, group_size=2, next_items_size=1)

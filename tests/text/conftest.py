@@ -1,7 +1,5 @@
 """A small vocabulary trained once for all tests of this floor."""
 
-from __future__ import annotations
-
 import pytest
 
 from m6rec_jax.text.vocabulary import Vocabulary

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import collections
 
 import numpy as np
@@ -25,9 +23,7 @@ def test_spans(length: int, most: int, seed: int) -> None:
 
 
 @given(st.integers(1, 200), st.integers(2, 100), most_spans)
-def test_longest_text_fits_and_one_more_does_not(
-    source_room: int, target_room: int, most: int
-) -> None:
+def test_longest_text_fits_and_one_more_does_not(source_room, target_room, most):
     def fits(length: int) -> bool:
         masked, spans = span_counts(length, most)
         return length - masked + spans <= source_room and masked + spans <= target_room

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -202,11 +200,7 @@ def test_a_cut_text_is_not_taught_to_end(vocab: Vocabulary, prefix: str) -> None
         generation_row(vocab, [], "Fargo", 16, len(given) + 2, prefix=prefix)
 
 
-@given(
-    st.lists(st.integers(0, 8), max_size=12),
-    st.integers(0, 40),
-    st.integers(0, 3),
-)
+@given(st.lists(st.integers(0, 8), max_size=12), st.integers(0, 40), st.integers(0, 3))
 def test_budget_promises(lengths: list[int], budget: int, last: int) -> None:
     segments = [[place] * length for place, length in enumerate(lengths)]
     kept, num_dropped = fit_to_budget(segments, budget, last)

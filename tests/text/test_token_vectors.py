@@ -35,9 +35,7 @@ def test_any_text_has_a_vector(pieces: list[str]) -> None:
 NUM_PIECES = 7
 
 
-def counted_one_by_one(
-    tokens: np.ndarray, blocks: np.ndarray, segments: np.ndarray | None, max_distance: int
-) -> np.ndarray:
+def counted_one_by_one(tokens, blocks, segments, max_distance):
     counts = np.zeros((NUM_PIECES, NUM_PIECES))
     for row in range(len(tokens)):
         for i in range(tokens.shape[1]):

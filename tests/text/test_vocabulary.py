@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import io
 from pathlib import Path
 
@@ -108,9 +106,7 @@ def test_decode_skips_what_is_no_text(vocab: Vocabulary, strange: Vocabulary) ->
             vocab.decode([wrong])
 
 
-def test_text_ids_are_what_is_neither_special_nor_unknown(
-    vocab: Vocabulary, strange: Vocabulary
-) -> None:
+def test_text_ids_are_what_is_neither_special_nor_unknown(vocab, strange):
     for vocabulary in (vocab, strange):
         expected = set(range(vocabulary.size)) - special_ids(vocabulary) - {vocabulary.unk_id}
         assert vocabulary.text_ids.tolist() == sorted(expected)

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import json
 import os
 import subprocess
@@ -71,9 +69,7 @@ def test_prose_gives_words_and_no_phrases(behaviours: list[str], tmp_path: Path)
 
 
 @pytest.mark.parametrize("words", [True, False])
-def test_a_sentinels_name_in_a_text_is_no_sentinel(
-    behaviours: list[str], tmp_path: Path, words: bool
-) -> None:
+def test_a_sentinels_name_in_a_text_is_no_sentinel(behaviours, tmp_path, words):
     texts = [*behaviours, *20 * ["<extra_id_0>", "<extra_id_7> and <extra_id_0>"]]
     vocabulary = train(texts, tmp_path, split_by_whitespace=words)
     assert set(vocabulary.encode("<extra_id_0>")).isdisjoint(vocabulary.sentinel_ids)

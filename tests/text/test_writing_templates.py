@@ -8,11 +8,7 @@ from m6rec_jax.errors import ConfigError
 from m6rec_jax.text.format_strings import Template
 from m6rec_jax.text.records import Item
 from m6rec_jax.text.templates import DatasetTemplate
-from m6rec_jax.text.writing_templates import (
-    WritingTemplate,
-    Written,
-    common_values,
-)
+from m6rec_jax.text.writing_templates import WritingTemplate, Written, common_values
 
 SPEC = {
     "about": "{title}[, {genres}]",
