@@ -7,6 +7,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from m6rec_jax.pipeline.features import TASK_FEATURES
+from m6rec_jax.pipeline.registration import unregister
 from m6rec_jax.pipeline.source import PreparedSource
 from tests.pipeline import shop_rows
 
@@ -70,31 +71,30 @@ def number_row(example, seed):
     return dict(zip(TASK_FEATURES, tensors, strict=True))
 
 
+def register(name, folder, *steps):
+    """A task over one of the data sets, after other steps."""
+    vocabulary = seqio.PassThroughVocabulary(2000)
+    seqio.TaskRegistry.add(
+        name,
+        source=PreparedSource(lambda: folder, shuffle_buffer_size=8),
+        preprocessors=[*steps, number_row],
+        output_features={
+            name: seqio.Feature(vocabulary, add_eos=False, dtype=tf.as_dtype(feature.dtype))
+            for name, feature in TASK_FEATURES.items()
+        },
+        shuffle_buffer_size=None,
+    )
+
+
 @pytest.fixture(scope="session")
 def number_tasks(number_data):
     """Names of two tasks and of a mixture of them."""
-    vocabulary = seqio.PassThroughVocabulary(2000)
-    features = {
-        name: seqio.Feature(vocabulary, add_eos=False, dtype=tf.as_dtype(feature.dtype))
-        for name, feature in TASK_FEATURES.items()
-    }
-    names = []
-    for folder in number_data:
-        name = f"numbers_{len(names)}_{folder.parent.parent.name.replace('-', '_')}"
-        seqio.TaskRegistry.add(
-            name,
-            source=PreparedSource(lambda folder=folder: folder, shuffle_buffer_size=8),
-            preprocessors=[number_row],
-            output_features=features,
-            shuffle_buffer_size=None,
-        )
-        names.append(name)
-    mixture = "numbers_mixture_" + names[0]
-    seqio.MixtureRegistry.add(mixture, [(names[0], 2.0), (names[1], 1.0)])
-    yield (*names, mixture)
-    seqio.MixtureRegistry.remove(mixture)
-    for name in names:
-        seqio.TaskRegistry.remove(name)
+    low, high, mixture = "numbers_low", "numbers_high", "numbers_mixture"
+    register(low, number_data[0])
+    register(high, number_data[1])
+    seqio.MixtureRegistry.add(mixture, [(low, 2.0), (high, 1.0)])
+    yield low, high, mixture
+    unregister([low, high, mixture])
 
 
 @pytest.fixture(scope="session")

@@ -105,11 +105,8 @@ def test_resumes_bit_equal(number_tasks, pack, consumed):
 
 REGISTERS = """
 from pathlib import Path
-import seqio
 import tensorflow as tf
-from m6rec_jax.pipeline.features import TASK_FEATURES
-from m6rec_jax.pipeline.source import PreparedSource
-from tests.pipeline.conftest import number_row
+from tests.pipeline.conftest import register
 
 def failing(rows):
     def fail(number):
@@ -121,19 +118,8 @@ def failing(rows):
         return {"number": tf.ensure_shape(number, [])}
     return rows.map(checked)
 
-for name, steps in (("apart", [number_row]), ("failing", [failing, number_row])):
-    seqio.TaskRegistry.add(
-        name,
-        source=PreparedSource(lambda: Path(FOLDER), shuffle_buffer_size=8),
-        preprocessors=steps,
-        output_features={
-            name: seqio.Feature(
-                seqio.PassThroughVocabulary(2000), add_eos=False, dtype=tf.as_dtype(f.dtype)
-            )
-            for name, f in TASK_FEATURES.items()
-        },
-        shuffle_buffer_size=None,
-    )
+register("apart", Path(FOLDER))
+register("failing", Path(FOLDER), failing)
 """
 
 

@@ -20,21 +20,15 @@ def check(ids: Mapping[str, Any] | None, num_tasks: int, tasks: tuple[str, ...] 
     check_prompt_rows(tasks, num_tasks)
 
 
-def test_one_set_of_prompts_needs_no_rows() -> None:
-    check_prompt_rows(TASKS, 1)
+def test_every_task_has_the_row_that_gin_gives(monkeypatch) -> None:
+    check_prompt_rows(TASKS, 1)  # one set of prompts needs no rows
     assert [prompt_row(task, 1) for task in TASKS] == [0, 0, 0]
-
-
-def test_every_task_has_the_row_that_gin_gives() -> None:
     ids = {"shop_ctr": 2, "shop_stars": 0, "shop_next": 1}
     check(ids, 3)
     assert {task: prompt_row(task, 3) for task in TASKS} == ids
-
-
-def test_rows_of_tasks_that_are_not_trained_now(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The gin file of a bank also serves a run, or an evaluation, of one of its tasks."""
+    # The gin file of a bank also serves a run, or an evaluation, of one of its tasks.
     monkeypatch.setattr(seqio.TaskRegistry, "names", lambda: TASKS)
-    check({"shop_ctr": 0, "shop_stars": 1, "shop_next": 2}, 3, ("shop_stars",))
+    check(ids, 3, ("shop_stars",))
 
 
 @pytest.mark.parametrize(

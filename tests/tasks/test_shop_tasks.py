@@ -29,26 +29,19 @@ LENGTHS = {"inputs": 64, "targets": 24}
 
 def test_names(shop_tasks):
     kinds = {
-        "infilling": "language",
-        "generation": "language",
-        "outcomes": "language",
-        "ctr": "scoring",
-        "ctr_ratings": "scoring",
-        "retrieval": "retrieval",
-        "zero_shot": "likelihood",
-        "embeddings": "embeddings",
+        **dict.fromkeys(("infilling", "generation", "outcomes"), "language"),
+        **dict.fromkeys(("ctr", "ctr_ratings"), "scoring"),
+        **{"retrieval": "retrieval", "zero_shot": "likelihood", "embeddings": "embeddings"},
     }
-    assert {name: task_info(name).kind for name in shop_tasks[:-3]} == {
-        f"tiny_shop_{suffix}": kind for suffix, kind in kinds.items()
-    }
+    prefix = "tiny_shop_"
     mixtures = ["pretrain", "foundation", "foundation_without_outcomes"]
-    assert shop_tasks[-3:] == [f"tiny_shop_{name}" for name in mixtures]
-    pretrain = {"tiny_shop_infilling", "tiny_shop_generation"}
-    assert {t.name for t in evaluated_tasks("tiny_shop_pretrain")} == pretrain
-    foundation = ["infilling", "generation", "outcomes", "retrieval"]
-    assert {t.name for t in evaluated_tasks("tiny_shop_foundation")} == {
-        f"tiny_shop_{kind}" for kind in foundation
-    }
+    assert shop_tasks == [prefix + name for name in (*kinds, *mixtures)]
+    assert {name: task_info(prefix + name).kind for name in kinds} == kinds
+    for mixture, names in (
+        ("pretrain", {"infilling", "generation"}),
+        ("foundation", {"infilling", "generation", "outcomes", "retrieval"}),
+    ):
+        assert {t.name for t in evaluated_tasks(prefix + mixture)} == {prefix + n for n in names}
     assert task_info("tiny_shop_ctr_ratings").positive_classes == (3, 4)
 
 
@@ -92,18 +85,19 @@ def test_a_task_of_seqio_is_mixed_with_tasks_of_prepared_data(shop_tasks):
         unregister(["plain", mixture])
 
 
-def test_training_batches_of_every_task_resume(shop_tasks):
-    for name in shop_tasks:
-        iterator = BatchIterator(name, LENGTHS, 2, num_shards=1, pack="pretrain" in name)
-        next(iterator)
-        states = iterator.state_dict()
-        expected = [next(iterator) for _ in range(3)]
-        resumed = BatchIterator(name, LENGTHS, 2, num_shards=1, pack="pretrain" in name)
-        resumed.load_state_dict(states)
-        for batch in expected:
-            found = next(resumed)
-            for feature, values in batch.items():
-                np.testing.assert_array_equal(found[feature], values, err_msg=f"{name} {feature}")
+@pytest.mark.parametrize("kind", ["infilling", "outcomes", "ctr_ratings", "retrieval", "pretrain"])
+def test_training_batches_resume(shop_tasks, kind):
+    def batches():
+        name = f"tiny_shop_{kind}"
+        return BatchIterator(name, LENGTHS, 2, num_shards=1, pack=kind == "pretrain")
+
+    iterator, resumed = batches(), batches()
+    next(iterator)
+    resumed.load_state_dict(iterator.state_dict())
+    for _ in range(3):
+        found = next(resumed)
+        for feature, values in next(iterator).items():
+            np.testing.assert_array_equal(found[feature], values, err_msg=feature)
 
 
 def test_data_that_were_prepared_anew_are_refused(shop_tasks, shop_dir, tmp_path, monkeypatch):
