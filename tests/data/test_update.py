@@ -289,8 +289,9 @@ def declare(**changes):
 
 
 def same_event(folder):
-    for name, value in {"user_id": "u0", "item_id": "i1", "time": 2e3, "rating": 4.0}.items():
+    for name, value in {"user_id": "u0", "item_id": "i1", "time": 2e3}.items():
         column(name, [value] * 3)(folder)
+    column("rating", [4.0, 4.0, 5.0])(folder)
 
 
 def fewer_items(folder):
