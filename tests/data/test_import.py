@@ -63,7 +63,7 @@ def test_atomic_files(tmp_path):
     out, printed, spec = imported(tmp_path, **files)
     for line in (
         "shop.inter, column 'user_id', 2 rows (4, 5): duplicate event",
-        "soaps: 2 users, 2 items, 4 events",
+        "shop: 2 users, 2 items, 4 events",
         "ratings of at least 4: 67% of 6 events",
         "shop.item: not used, as float_seq: vector",
         "users without a row in shop.user: 1",

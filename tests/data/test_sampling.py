@@ -43,9 +43,10 @@ def rows(folder):
 
 
 def test_a_sample_of_all_users_is_the_core(shop, tmp_path):
-    folder = sample_dataset(shop, tmp_path, min_user_events=4, min_item_events=3)
+    """Whose items are rare without the users that go, and so on, six times."""
+    folder = sample_dataset(shop, tmp_path, min_user_events=5, min_item_events=4)
     assert folder == tmp_path / "shop-small"
-    expected = core(rows(shop), 4, 3)
+    expected = core(rows(shop), 5, 4)
     assert 0 < len(expected) < len(rows(shop))
     assert rows(folder) == expected  # and in the same order
     dataset = Dataset.open(folder)

@@ -128,8 +128,12 @@ def test_without_values_what_was_chosen_is_an_event(tmp_path: Path) -> None:
     (tmp_path / "dataset.json").write_text(json.dumps(shop))
     candidates = {"candidates": [{"title": "Tea"}, {"title": "Mug"}], "answers": [True, False]}
     rows = [answered(number) | candidates for number in range(60)]
+    # What was answered once is a behaviour later, and stays of its split.
+    later = {"history": [{"item": {"title": "Tea"}, "time": 2e6}], "time": 3e6}
+    rows += [{"user": {"id": "ana"}, "time": 2e6} | candidates]
+    rows += [{"user": {"id": "ana"}} | later | candidates]
     (tmp_path / "shop.jsonl").write_text("\n".join(map(json.dumps, rows)))
     import_requests(tmp_path / "shop.jsonl", tmp_path / "shop", dataset=tmp_path)
     events = pq.read_table(tmp_path / "shop" / "events.parquet").to_pylist()
     chosen = [event["film"] for event in events if event["part"] != "context"]
-    assert chosen == ["Tea"] * 60
+    assert chosen == ["Tea"] * 62
