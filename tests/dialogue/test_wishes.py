@@ -107,6 +107,8 @@ def test_later_turns():
     assert state == (Values(genre["war"].values, True), *(Years(1980), genre["drama"], person))
     state = updated(state, [genre["war"]], adds=False)
     assert state == (genre["war"], Years(1980), person)
+    refused = Values(genre["war"].values, True)
+    assert updated((refused,), [genre["drama"]], adds=False) == (genre["drama"], refused)
     both = updated((ForGroup("children"), Unseen()), [Like((0,))], adds=False)
     assert both == (Like((0,)), ForGroup("children"), Unseen())
     assert updated(both, [Like((1,))], adds=False)[:1] == (Like((1,)),)

@@ -1,5 +1,6 @@
 """Folders that one process at a time may write to."""
 
+import contextlib
 import errno
 import fcntl
 from pathlib import Path
@@ -31,3 +32,14 @@ def test_on_a_disk_without_locks_a_file_keeps_the_second_out(tmp_path, monkeypat
         with unfinished_folder(tmp_path / f"made-{number}", "writing", []) as unfinished:
             unfinished.record(1)
         assert not list((tmp_path / f"made-{number}").iterdir())
+
+
+def test_what_another_run_has_done_counts_only_if_it_was_of_the_same(tmp_path: Path) -> None:
+    folder = tmp_path / "made"
+    with contextlib.suppress(KeyboardInterrupt), unfinished_folder(folder, "writing", [1]) as one:
+        one.record(7)
+        raise KeyboardInterrupt
+    for made_of, done in (([2], 0), ([1], 7)):
+        with contextlib.suppress(KeyboardInterrupt), unfinished_folder(folder, "", made_of) as one:
+            assert one.done() == done
+            raise KeyboardInterrupt
