@@ -49,7 +49,7 @@ def logs(draw: st.DrawFn, split: str | None = None) -> Log:
     pairs = draw(
         st.lists(
             st.tuples(st.integers(0, NUM_USERS - 1), st.integers(0, NUM_ITEMS - 1)),
-            min_size=8,
+            min_size=14,
             max_size=24,
             unique=True,
         )
@@ -180,8 +180,8 @@ def test_sampled_negatives_ignore_the_future(render, data: st.DataObject) -> Non
 @given(data=st.data())
 def test_only_visible_parts_are_told(render, data: st.DataObject) -> None:
     """Of its own user a row tells what the split lets it see, of all others training events."""
-    log = data.draw(logs(data.draw(st.sampled_from([None, "by_user"]))))
-    chosen = data.draw(st.integers(0, NUM_USERS - 1))
+    log = data.draw(logs(data.draw(st.sampled_from(["any", "any", None, "by_user"]))))
+    chosen = data.draw(st.sampled_from([user for user, *_ in log.events]))
     own = {TRAIN: (TRAIN,), VALIDATION: (TRAIN,), TEST: (TRAIN, VALIDATION)}
     if log.split == "by_user":
         own = dict.fromkeys(own, tuple(own))
