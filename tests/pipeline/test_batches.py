@@ -184,14 +184,6 @@ def test_mixture_follows_its_rates(number_tasks):
     assert len({int((b["user_ids"] < 1000).sum()) for b in take(make(number_tasks[2]), 30)}) > 3
 
 
-def test_padding_and_shapes(number_tasks):
-    for batch in take(make(number_tasks[0]), 10):
-        assert shapes(batch) == expected_shapes(LENGTHS, MODEL_FEATURES)
-        real = batch["encoder_block_ids"] > 0
-        assert (batch["encoder_input_tokens"][~real] == 0).all()
-        assert (batch["decoder_labels"][batch["decoder_block_ids"] == 0] == -1).all()
-
-
 def real_numbers(batches):
     return [n for b in batches for n in b["user_ids"][b["example_weights"] > 0, 0].tolist()]
 

@@ -63,7 +63,7 @@ def nothing_is_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(negatives, "NEGATIVES", 0)
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(log=logs(), labelled=st.booleans(), known=st.booleans(), own_fields=st.booleans())
 def test_served_text_is_training_text(write_shop, tmp_path, log, labelled, known, own_fields):
     """Test rows of a split by time, rendered by `prepare`, and asked for after training ended.
