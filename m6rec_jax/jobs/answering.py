@@ -12,7 +12,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -65,19 +65,12 @@ class ScoredItem(NamedTuple):
     score: float
 
 
-class Result(Protocol):
-    """An answer."""
-
-    def columns(self) -> Mapping[str, Any]:
-        """The values of `Handler.column_types`."""
-
-
 @dataclasses.dataclass(frozen=True, slots=True)
 class Answer:
-    """A `Result` of numbers, ids and texts.
+    """Numbers, ids and texts.
 
     Attributes:
-      values: by column.
+      values: by column, of `Handler.column_types`.
       items: that are scored or found, in order.
       texts: that were generated.
     """
@@ -171,8 +164,8 @@ class Handler(abc.ABC):
         return ()
 
     @abc.abstractmethod
-    def answer(self, accepted: Sequence[Accepted]) -> list[Any]:
-        """One `Result` per request, in their order; their handlers have an equal `group`."""
+    def answer(self, accepted: Sequence[Accepted]) -> list[Answer]:
+        """One per request, in their order; their handlers have an equal `group`."""
 
     def texts(self, accepted: Accepted) -> list[Callable[[], GenerationStream]] | None:
         """Functions that submit the texts of a request to `Resources.continuous_generator`, which

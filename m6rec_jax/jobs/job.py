@@ -51,86 +51,47 @@ class ExampleScores(NamedTuple):
 
 
 class TaskData(Protocol):
-    """A registered task, and the prepared rows of one part of it.
-
-    Attributes:
-      name, view: of the task.
-      part: 'train', 'validation' or 'test'.
-      positive_classes: classes whose probabilities add up to the score.
-      repeats_count: whether rows want items that the user had before, so that nothing is hidden.
+    """A registered task and the prepared rows of one part ('train', 'validation' or 'test'), see
+    `pipeline.prepared_rows`.
     """
 
     name: str
     view: str
     part: str
-    positive_classes: tuple[int, ...]
+    positive_classes: tuple[int, ...]  # whose probabilities add up to the score
 
     @property
-    def repeats_count(self) -> bool: ...
-
-    def prepared(self) -> Prepared:
-        """The prepared data set; raises DataError where it is not there."""
-
+    def repeats_count(self) -> bool: ...  # whether rows want items that the user had before
+    def prepared(self) -> Prepared: ...
     def rows(
         self, columns: Sequence[str] | None = None, *, part: str = ""
-    ) -> Iterator[dict[str, Any]]:
-        """Rows in their order; of another part where one is named."""
-
-    def user_names(self) -> Mapping[int, str]:
-        """Ids of the part's users, by index in the users table."""
-
-    def past_events(self) -> tuple[np.ndarray, np.ndarray]:
-        """Users and items `[n]` of the events that rows see."""
-
-    def past_items(self) -> list[np.ndarray]:
-        """For each row of 'next_items', the user's items before it, oldest first."""
-
-    def interactions(self, part: str) -> Any:
-        """Events of a part, `pipeline.prepared_rows.Interactions`."""
+    ) -> Iterator[dict[str, Any]]: ...  # in their order; of another part where one is named
+    def user_names(self) -> Mapping[int, str]: ...  # ids by index in the users table
+    def past_events(self) -> tuple[np.ndarray, np.ndarray]: ...  # users and items that rows see
+    def past_items(self) -> list[np.ndarray]: ...  # of each row's user before it, oldest first
+    def interactions(self, part: str) -> Any: ...
 
 
 class Evaluation(Protocol):
-    """One task being evaluated with one model.
-
-    Attributes:
-      data: see `TaskData`.
-      ks: cut-offs of ranked lists; the longest is the length of the lists.
-      depth: how many items to retrieve: the longest list, or more where `reranked` wants them.
-    """
+    """One task being evaluated with one model, see `evaluation.evaluator`."""
 
     data: TaskData
-    ks: tuple[int, ...]
-    depth: int
+    ks: tuple[int, ...]  # cut-offs of ranked lists; the longest is the length of the lists
+    depth: int  # how many items to retrieve
 
-    def rows(self, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
-        """The evaluated rows, those of all processes: generated texts are the same everywhere.
+    # The evaluated rows, those of all processes; of 'text_to_text' seqio's examples.
+    def rows(self, columns: Sequence[str] | None = None) -> list[dict[str, Any]]: ...
+    def outputs(self) -> Found: ...  # and identity, for all of these rows
+    def past_items(self) -> list[np.ndarray]: ...  # see `TaskData`
+    def retriever(self) -> Retriever: ...
+    def index(self) -> CatalogueIndex: ...
+    def generator(self) -> Generator: ...
 
-        Whole ones are kept; of some columns alone they are read anew. Those of tasks of kind
-        'text_to_text' are seqio's examples.
-        """
-
-    def outputs(self) -> Found:
-        """The job's outputs and identity for all rows of the part, of all processes."""
-
-    def retriever(self) -> Retriever:
-        """The two towers, by the task's prompts."""
-
-    def index(self) -> CatalogueIndex:
-        """The catalogue, embedded by the item tower."""
-
-    def generator(self) -> Generator:
-        """Writes texts; the task is named in each call."""
-
-    def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
-        """What `make` gives, made once for the task and kept from one validation to the next."""
-
-    def past_items(self) -> list[np.ndarray]:
-        """`TaskData.past_items` of the evaluated rows."""
-
+    # What `make` gives, made once for the task and kept from one validation to the next.
+    def once(self, key: Hashable, make: Callable[[], Any]) -> Any: ...
     def seqio_metrics(
         self, tokens: np.ndarray, log_probabilities: np.ndarray, scores: np.ndarray
-    ) -> dict[str, float]:
-        """Metrics that a task of kind 'text_to_text' brings (`pipeline.seqio_tasks`)."""
+    ) -> dict[str, float]: ...
 
     def reranked(
         self,
@@ -142,7 +103,6 @@ class Evaluation(Protocol):
         """Retrieval predictions, by the reranker that the evaluation has, if any, and cut to ks.
 
         Of a task that wants several things, each by its `name`, all have weights of their own.
-
         `read()` is what stands in their rows (`jobs.retrieval.ReadRows`),
         `similarities(rows, ids)` those of some rows, a slice, and items `[rows, k]`.
         """

@@ -132,38 +132,43 @@ class RequestParser:
         self._item_texts = set(spec.items.columns) == {TEXT} and all(
             id_.split() == str(item.attributes.get(TEXT)).split() for id_, item in catalogue.items()
         )
-        given = record_type(dict.fromkeys(statistics, _Statistic))
+        given = record_type(dict.fromkeys(statistics, _Statistic), (), f"Statistics-{spec.name}")
         users, items = (
             {_ID: _Id} | {name: _TYPES[kind] for name, kind in table.columns.items()}
             for table in (spec.users, spec.items)
         )
-        user, item = record_type(users), _Id | record_type(items | {_STATISTICS: given})
+        user = record_type(users, (), f"User-{spec.name}")
+        item = _Id | record_type(items | {_STATISTICS: given}, (), f"Item-{spec.name}")
         value = {} if spec.events.value is None else {"value": Number}
-        event = record_type({"item": item, "time": Any, **value}, ("item",))
+        event = record_type({"item": item, "time": Any} | value, ["item"], f"Event-{spec.name}")
+        user = str | user if set(spec.users.columns) == {TEXT} else user
+        event = str | event if self._item_texts else event
+        # For descriptions of what requests hold.
+        self.types = {"User": user, "Event": event, "Item": item, "Statistics": given}
         row: dict[str, Any] = {
-            "user": str | user if set(spec.users.columns) == {TEXT} else user,
+            "user": user,
             "time": Any,
-            "history": list[str | event if self._item_texts else event],  # type: ignore[misc]
+            "history": list[event],  # type: ignore[valid-type]
             _STATISTICS: given,
             "k": Annotated[int, msgspec.Meta(ge=1)],
             "exclude": list[_Id],
         }
-        self._items_type: Any = list[item]  # type: ignore[valid-type]
+        self.items_type: Any = list[item]  # type: ignore[valid-type]
         if fields.candidates is not None:
-            row[fields.candidates] = self._items_type
+            row[fields.candidates] = self.items_type
         if fields.about is not None:
             row[fields.about] = item
         if fields.text is not None:
             row = {fields.text: _Text}
         self._row = record_type(row, {fields.candidates, fields.text})
 
-    def parse(self, row: Mapping[str, Any]) -> Request:
-        """Makes a request of a row.
+    def parse(self, row: Mapping[str, Any], *, strict: bool = False) -> Request:
+        """Makes a request of a row; where it is not `strict`, words may stand for numbers.
 
         Raises:
           RejectedRow: something is missing or wrong; says what and where.
         """
-        values = converted(row, self._row)
+        values = converted(row, self._row, strict=strict)
         if self._fields.text is not None:
             user = User("", {TEXT: values[self._fields.text]})
             return Request(user, None, (), has_history=False)
@@ -196,7 +201,7 @@ class RequestParser:
           ignored: takes up the names of fields that the data set does not have.
         """
         entries = list(entries)
-        values = converted(entries, self._items_type, "items")
+        values = converted(entries, self.items_type, "items")
         if ignored is not None:
             ignored.update(_ignored(entries, values, "items"))
         return self._items(values, "items")
@@ -255,12 +260,12 @@ class RequestParser:
         return item
 
 
-def record_type(fields: Mapping[str, Any], required: Collection[str | None] = ()) -> Any:
+def record_type(fields: Mapping[str, Any], required: Collection[Any] = (), name: str = "") -> Any:
     """An object whose fields may be missing or null, but for those that are required."""
     kinds: dict[str, Any] = {
         name: Required[kind] if name in required else kind | None for name, kind in fields.items()
     }
-    return TypedDict("Record", kinds, total=False)  # type: ignore[operator]
+    return TypedDict(name or "Record", kinds, total=False)  # type: ignore[operator]
 
 
 def converted(value: Any, kind: Any, name: str = "", *, strict: bool = False) -> Any:

@@ -93,13 +93,7 @@ class ServingData:
             if with_statistics:
                 statistics = Statistics.load(folder / STATISTICS)
                 names = feature_names(statistics.settings)
-                try:
-                    template.validate(spec.users.columns, spec.items.columns, names)
-                except ConfigError as error:
-                    raise ConfigError(
-                        f"{folder} does not fit the model: {error}. Were its statistics prepared "
-                        "for another template?"
-                    ) from error
+                template.validate(spec.users.columns, spec.items.columns, names)
             if items_file is None:
                 items = read_catalogue(folder).items
         if items_file is not None:

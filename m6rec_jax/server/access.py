@@ -77,16 +77,11 @@ def _check(given: HTTPAuthorizationCredentials | None, name: str, *tokens: str |
 
 
 def _token(file: Path | None, variable: str) -> str | None:
-    token = os.environ.get(variable)
-    if file is not None:
-        try:
-            token = file.read_text("utf-8")
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"the token in {file} cannot be read: {error}") from error
-    if token is None:
-        return None
-    token = token.strip()
-    if len(token) < 16:
+    try:
+        token = os.environ.get(variable) if file is None else file.read_text("utf-8")
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"the token in {file} cannot be read: {error}") from error
+    if token is not None and len(token := token.strip()) < 16:
         raise ConfigError(
             f"the token of {file or variable} has {len(token)} characters, fewer than 16; "
             "`openssl rand -hex 32` makes one"

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
+from typing import Any
 
 import gin
-from fastapi import Depends, FastAPI
+import msgspec
+from fastapi import APIRouter, Depends, FastAPI
 from fastapi.responses import JSONResponse, Response
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from m6rec_jax import __version__
-from m6rec_jax.server import admin, document, native, openai_api, page, rerank_api, vertex
+from m6rec_jax.server import admin, native, openai_api, page, rerank_api
 from m6rec_jax.server.access import Access, Tokens
-from m6rec_jax.server.asking import Server, read_timeout
-from m6rec_jax.server.errors import add_handlers, responses
+from m6rec_jax.server.asking import Server
+from m6rec_jax.server.errors import StrictRoute, add_handlers, responses
+from m6rec_jax.server.snapshots import Snapshots
 
 log = logging.getLogger(__name__)
 
@@ -23,9 +27,10 @@ _TRACES = "OTEL_EXPORTER_OTLP_ENDPOINT"
 _ABOUT = """One language model for every job of a recommender.
 
 Every error has one shape: `{"error": {"message", "type", "param", "code"}}`. Where a request fits
-this document and is answered by 409, it does not fit what is served: no task is for that job, times
-are out of order, there is nothing to read. The header `X-Timeout-Ms` (1 to 3,600,000) says how long
-a request may wait. `GET /v1/items` says which columns users and items of a task have.
+this document and is answered by 409, it does not fit what is served: no task is for that job, the
+data set has no such column, times are out of order, there is nothing to read. The header
+`X-Timeout-Ms` (1 to 3,600,000) says how long a request may wait. `GET /v1/items` says which columns
+users and items of a task have.
 """
 _ASKED = responses(400, 404, 408, 409, 413, 422, 429, 500, 503, 504)
 
@@ -39,18 +44,11 @@ def make_app(server: Server, tokens: Tokens | None = None, *, body_bytes: int = 
       tokens: that routes want.
       body_bytes: most bytes of a body.
     """
-    app = FastAPIOffline(
-        title="m6rec",
-        version=__version__,
-        description=_ABOUT,
-        redoc_url=None,
-        static_url="/docs-files",
-    )
-    app.state.body_bytes = body_bytes
+    about: dict[str, Any] = {"title": "m6rec", "version": __version__, "description": _ABOUT}
+    app = FastAPIOffline(redoc_url=None, static_url="/docs-files", **about)
+    app.state.server, app.state.body_bytes = server, body_bytes
     snapshots = server.snapshots
-    app.openapi = lambda: document.of_snapshot(  # type: ignore[method-assign]
-        app, snapshots.current if snapshots.ready else None
-    )
+    app.openapi = lambda: _document(app, snapshots)  # type: ignore[method-assign]
     add_handlers(app)
     tokens = tokens or Tokens()
 
@@ -58,20 +56,18 @@ def make_app(server: Server, tokens: Tokens | None = None, *, body_bytes: int = 
         """Whether requests are answered: the model is loaded."""
         return JSONResponse({"ready": snapshots.ready}, 200 if snapshots.ready else 503)
 
-    under_vertex = vertex.health_route()
-    if under_vertex is not None:  # first: it may be '/healthz', or the page's
-        app.get(under_vertex, include_in_schema=False)(ready)
+    if health := os.environ.get("AIP_HEALTH_ROUTE"):  # first: it may be '/healthz', or the page's
+        app.get(health, include_in_schema=False)(ready)
     page.add_files(app)
     reading = [Depends(tokens.check_read)] if tokens.read else []
     lacking = responses(401) if tokens.read else {}
-    for part in (native, rerank_api, openai_api, vertex, page):
-        app.include_router(
-            part.routes(server),
-            dependencies=[*reading, Depends(read_timeout)],
-            responses=_ASKED | lacking,
-        )
+    under_vertex = APIRouter(route_class=StrictRoute, tags=["Vertex AI"])
+    under_vertex.post(os.environ.get("AIP_PREDICT_ROUTE", "/predict"))(native.predict)
+    routers = (native.router, rerank_api.router, openai_api.router, under_vertex, page.router)
+    for router in routers:
+        app.include_router(router, dependencies=reading, responses=_ASKED | lacking)
     app.include_router(
-        admin.routes(server),
+        admin.router,
         dependencies=[Depends(tokens.check_admin)],
         responses=responses(400, 401, 403, 404, 408, 409, 413, 422, 500, 503),
     )
@@ -91,6 +87,17 @@ def make_app(server: Server, tokens: Tokens | None = None, *, body_bytes: int = 
 
     _trace(app)
     return Access(app, server)
+
+
+def _document(app: FastAPI, snapshots: Snapshots) -> dict[str, Any]:
+    """With the columns of the data sets that are served."""
+    document = copy.deepcopy(FastAPI.openapi(app))
+    for name, types in snapshots.current.row_types().items() if snapshots.ready else ():
+        shown, parts = msgspec.json.schema_components(
+            types, ref_template="#/components/schemas/{name}"
+        )
+        document["components"]["schemas"] |= {name: {"anyOf": list(shown)}, **parts}
+    return document
 
 
 def _trace(app: FastAPI) -> None:

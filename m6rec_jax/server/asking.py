@@ -6,30 +6,26 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Collection,
+    Iterable,
+    Mapping,
+)
 from typing import Annotated, Any
 
-from fastapi import Header, Request
+from fastapi import Depends, Header, Request
 from fastapi.responses import StreamingResponse
 from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 
-from m6rec_jax.jobs.answering import Accepted, Result
+from m6rec_jax.jobs.answering import Accepted, Answer
 from m6rec_jax.server.errors import CLIENT_HAS_GONE, ApiError, as_api_error
 from m6rec_jax.server.metrics import Metrics
 from m6rec_jax.server.snapshots import Snapshot, Snapshots
 from m6rec_jax.serving.scheduler import Queued, Scheduler
-
-
-def read_timeout(
-    request: Request,
-    timeout: Annotated[
-        Annotated[int, Field(ge=1, le=3_600_000)] | None,
-        Header(alias="X-Timeout-Ms", include_in_schema=False),
-    ] = None,
-) -> None:
-    """Keeps how long a request may wait: a dependency of routes that are `asking`."""
-    request.state.timeout = None if timeout is None else timeout / 1000
 
 
 class Server:
@@ -52,19 +48,28 @@ class Server:
         self.scheduler = Scheduler(observe=self.metrics.batch, **scheduler)
 
 
+def _served(request: Request) -> Server:
+    server: Server = request.app.state.server
+    return server
+
+
+# What routes share, for those that are asked nothing by `Asked`.
+Served = Annotated[Server, Depends(_served)]
+
+
 class Asking:
-    """A request over HTTP, see `asking`.
+    """A request over HTTP, by the newest snapshot; routes have it as `Asked`.
 
     Attributes:
       snapshot: that answers all of it.
+      gone: done when its client has hung up.
     """
 
-    def __init__(self, server: Server, request: Request) -> None:
-        self._scheduler, self._request = server.scheduler, request
+    def __init__(self, server: Server, request: Request, timeout: float) -> None:
+        self._scheduler, self._began = server.scheduler, time.monotonic()
         self.snapshot: Snapshot = server.snapshots.current
-        self._deadline = time.monotonic() + (request.state.timeout or server.timeout)
-        self._gone = asyncio.create_task(self._wait_until_gone())
-        self._began = time.monotonic()
+        self._deadline = self._began + timeout
+        self.gone = asyncio.create_task(_disconnected(request))
         self._seconds = {"accept": 0.0, "wait": 0.0, "run": 0.0}
         self._accepted: list[Accepted] = []
 
@@ -78,32 +83,17 @@ class Asking:
         self._accepted.append(accepted)
         return accepted
 
-    async def answer(self, *accepted: Accepted) -> list[Result]:
+    async def answer(self, *accepted: Accepted) -> list[Answer]:
         """Answers of these requests, which may share a batch; errors as `Scheduler.submit`."""
-        futures: list[Queued[Any]] = []
-        began = time.monotonic()
-        try:
-            for one in accepted:
-                futures.append(self._scheduler.submit(one, deadline=self._deadline))
-            results = [await self._unless_gone(asyncio.wrap_future(f)) for f in futures]
-            started = min((future.began for future in futures), default=began)
-            self._seconds["wait"] += started - began
-            self._seconds["run"] += time.monotonic() - started
-            return results
-        finally:
-            for future in futures:
-                future.cancel()
+        submit = self._scheduler.submit
+        return await self._results(submit(one, deadline=self._deadline) for one in accepted)
 
     async def call_together(self, function: Callable[[list[Any]], list[Any]], argument: Any) -> Any:
         """What a function gives for an argument, see `Scheduler.call_together`."""
-        sizes = self.snapshot.service.batch_sizes
-        future = self._scheduler.call_together(function, argument, sizes, deadline=self._deadline)
-        try:
-            return await self._unless_gone(asyncio.wrap_future(future))
-        finally:
-            future.cancel()
+        sizes, call = self.snapshot.service.batch_sizes, self._scheduler.call_together
+        return (await self._results([call(function, argument, sizes, deadline=self._deadline)]))[0]
 
-    async def pieces(self, accepted: Accepted) -> AsyncIterator[tuple[str, Result | None]]:
+    async def pieces(self, accepted: Accepted) -> AsyncIterator[tuple[str, Answer | None]]:
         """The one text of an answer, piece by piece as it is generated; last no text, and the
         answer.
         """
@@ -113,9 +103,7 @@ class Asking:
             loop.call_soon_threadsafe(texts.put_nowait, text)
 
         future = self._scheduler.submit(
-            accepted,
-            on_text=lambda _, text: put(text),
-            deadline=self._deadline,
+            accepted, on_text=lambda _, text: put(text), deadline=self._deadline
         )
         future.add_done_callback(lambda _: put(None))
         try:
@@ -136,42 +124,62 @@ class Asking:
         return [item.id for one in self._accepted[:1] for _, item in one.request.history]
 
     def debug(self) -> dict[str, Any]:
-        """What the model read, and what it took, as `schemas.Debug`."""
-        read = [
-            {"task": one.handler.task, "job": one.handler.job, **one.text._asdict()}
-            for one in self._accepted
-        ]
+        """What the model read, and what it took."""
         seconds = self._seconds | {"total": time.monotonic() - self._began}
         return {
-            "read": read,
+            "read": [
+                {"task": one.handler.task, "job": one.handler.job, **one.text._asdict()}
+                for one in self._accepted
+            ],
             "milliseconds": {name: round(1000 * value, 3) for name, value in seconds.items()},
         }
 
-    def close(self) -> None:
-        """Stops looking whether the client is still there."""
-        self._gone.cancel()
+    async def _results(self, queued: Iterable[Queued[Any]]) -> list[Any]:
+        futures, began = list[Queued[Any]](), time.monotonic()
+        try:
+            for future in queued:
+                futures.append(future)
+            results = [await self._unless_gone(asyncio.wrap_future(one)) for one in futures]
+            started = min((future.began for future in futures), default=began)
+            self._seconds["wait"] += started - began
+            self._seconds["run"] += time.monotonic() - started
+            return results
+        finally:
+            for future in futures:
+                future.cancel()
 
     async def _unless_gone(self, awaited: Any) -> Any:
         task = asyncio.ensure_future(awaited)
-        await asyncio.wait({task, self._gone}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({task, self.gone}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
             task.cancel()
             raise ApiError(CLIENT_HAS_GONE, "client_has_gone", "nobody waits for the answer")
         return task.result()
 
-    async def _wait_until_gone(self) -> None:
-        while (await self._request.receive())["type"] != "http.disconnect":
-            pass
+
+_Milliseconds = Annotated[int, Field(ge=1, le=3_600_000)] | None
 
 
-@contextlib.asynccontextmanager
-async def asking(server: Server, request: Request) -> AsyncIterator[Asking]:
-    """A request by the newest snapshot; what it queued is cancelled when its client hangs up."""
-    asked = Asking(server, request)
+async def _asking(
+    request: Request,
+    server: Served,
+    timeout: Annotated[_Milliseconds, Header(alias="X-Timeout-Ms", include_in_schema=False)] = None,
+) -> AsyncIterator[Asking]:
+    seconds = server.timeout if timeout is None else timeout / 1000
+    asked = Asking(server, request, seconds)
     try:
         yield asked
     finally:
-        asked.close()
+        asked.gone.cancel()
+
+
+# What was queued is cancelled when the client hangs up.
+Asked = Annotated[Asking, Depends(_asking)]
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 async def events(pieces: AsyncGenerator[Mapping[str, Any], None]) -> StreamingResponse:
@@ -189,15 +197,14 @@ async def events(pieces: AsyncGenerator[Mapping[str, Any], None]) -> StreamingRe
                 async for piece in pieces:
                     yield _event(piece)
             except Exception as error:
-                told = as_api_error(error)
-                if told.status_code == CLIENT_HAS_GONE:
+                problem = as_api_error(error)
+                if problem.status_code == CLIENT_HAS_GONE:
                     return
-                yield _event(told.body())
+                yield _event(problem.body())
         yield "data: [DONE]\n\n"
 
-    return StreamingResponse(
-        lines(), media_type="text/event-stream", headers={"Cache-Control": "no-cache"}
-    )
+    headers = {"Cache-Control": "no-cache"}
+    return StreamingResponse(lines(), media_type="text/event-stream", headers=headers)
 
 
 def _event(piece: Mapping[str, Any]) -> str:

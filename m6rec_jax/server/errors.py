@@ -35,11 +35,6 @@ BODY_SECONDS = 30.0
 CLIENT_HAS_GONE = 499
 # What pydantic calls a type in the place of an error: 'str', 'list[str]', 'function-wrap[...]'.
 _TYPE = re.compile(r"^(?:constrained-)?(?:str|dict|int|float|bool)$|\[")
-# Of `RejectedRow.kind`; others are 409.
-_OF_ROWS = {
-    "unknown_item": 404,
-    **dict.fromkeys(("bad_time", "invalid_field", "unknown_field"), 422),
-}
 
 
 class ApiError(HTTPException):
@@ -80,8 +75,9 @@ def as_api_error(error: Exception) -> ApiError:
             return error
         case RejectedRow():
             named = re.match(r"'([^']+)'", str(error))
-            status = _OF_ROWS.get(error.kind, 409)
-            return ApiError(status, error.kind, str(error), named[1] if named else None)
+            code = "invalid_field" if error.kind == "wrong_type" else error.kind
+            status = 404 if code == "unknown_item" else 409
+            return ApiError(status, code, str(error), named[1] if named else None)
         case QueueFull():
             return ApiError(429, "queue_full", str(error), headers={"Retry-After": "1"})
         case SchedulerClosed():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import logging
 import os
@@ -31,7 +30,7 @@ from m6rec_jax.server.app import make_app
 from m6rec_jax.server.asking import Server
 from m6rec_jax.server.metrics import PROGRAMS
 from m6rec_jax.serving.service import Service, ServiceOptions
-from m6rec_jax.sharding import LogicalRules, make_mesh
+from m6rec_jax.sharding import LogicalRules
 
 log = logging.getLogger(__name__)
 
@@ -67,9 +66,7 @@ def serve(
 
     Args:
       model_dir, bank, step: see `Service.open`.
-      index, prepared, items, segments, source_buckets: see `ServiceOptions`.
-      batch_sizes: likewise; None: 1 and 8 on a CPU, where a padded row costs as much as a real one,
-        1 and 32 elsewhere.
+      index, prepared, items, segments, batch_sizes, source_buckets: see `ServiceOptions`.
       host, port: where to listen; port 0 takes a free one.
       tokens: that routes want; None: see `Tokens`.
       engine: 'process': this one answers; 'ray': replicas of Ray Serve, see `ray_engine`.
@@ -89,17 +86,15 @@ def serve(
             raise ConfigError(
                 f"serve.jobs has '{job}'{did_you_mean(job, further)}; known: {', '.join(further)}"
             )
-    options = ServiceOptions(
-        prepared, items, index, segments=segments, source_buckets=source_buckets, continuous=True
-    )
+    sizes = None if batch_sizes is None else tuple(batch_sizes)
+    options = ServiceOptions(prepared, items, index, segments, sizes, source_buckets, True)
     load = functools.partial(
-        _load,
+        Service.open,
         str(model_dir),
-        None if bank is None else str(bank),
-        step,
-        options,
-        batch_sizes,
-        rules,
+        bank=None if bank is None else str(bank),
+        step=step,
+        rules=tuple(rules or ()),
+        options=options,
     )
     bound = _bind(host, port)
     if host not in ("127.0.0.1", "localhost", "::1") and (tokens is None or tokens.read is None):
@@ -131,7 +126,7 @@ def serve(
 
     def load_and_start() -> None:
         try:
-            load(server)
+            _start(server, load)
         except BaseException as error:  # there is nothing to serve
             errors.append(error)
             listening.should_exit = True
@@ -155,38 +150,21 @@ def serve(
         os._exit(0)
 
 
-def _load(
-    model_dir: str,
-    bank: str | None,
-    step: int | None,
-    options: ServiceOptions,
-    batch_sizes: Sequence[int] | None,
-    rules: LogicalRules | None,
-    server: Server,
-) -> None:
+def _start(server: Server, load: Callable[[], Service]) -> None:
     """Opens the model and compiles all that requests may run; raises M6RecError."""
     began = time.monotonic()
     use_compilation_cache()
-    sizes = batch_sizes or ((1, 8) if jax.default_backend() == "cpu" else (1, 32))
-    service = Service.open(
-        model_dir,
-        bank=bank,
-        step=step,
-        mesh=None if rules is None else make_mesh(),
-        rules=tuple(rules or ()),
-        options=dataclasses.replace(options, batch_sizes=tuple(sizes)),
-    )
-    server.snapshots.start(service)
+    server.snapshots.start(load())
     seconds, counts = time.monotonic() - began, (PROGRAMS.made, PROGRAMS.cached)
     log.info("ready in %.1f s: %d programs, %d of them from the cache", seconds, *counts)
 
 
 def _loaded_app(
-    load: Callable[[Server], None], jobs: Sequence[str], timeout: float, tokens: Tokens | None
+    load: Callable[[], Service], jobs: Sequence[str], timeout: float, tokens: Tokens | None
 ) -> ASGIApp:
     """The app of a server that has loaded, in a process of a replica."""
     server = Server(jobs, timeout)
-    load(server)
+    _start(server, load)
     return make_app(server, tokens)
 
 

@@ -1,4 +1,5 @@
-"""The routes of our own: score, retrieve, recommend, explain, write, all below `/v1`.
+"""The routes of our own: score, retrieve, recommend, explain, write, all below `/v1`; and that of
+Vertex AI's contract for containers, `AIP_PREDICT_ROUTE`.
 
 Answers say what answered: `task`, `job`, `prompts` and `data`, fingerprints of which equal ones
 give equal answers, and `snapshot`, which counts the server's changes; `unknown_items` of the
@@ -9,17 +10,16 @@ is the queue, `run` the batch).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 
 from m6rec_jax.errors import ConfigError, DataError
-from m6rec_jax.jobs.answering import Accepted, ScoredItem, title_of
+from m6rec_jax.jobs.answering import Accepted, Answer, title_of
 from m6rec_jax.server import schemas
-from m6rec_jax.server.asking import Asking, Server, asking
-from m6rec_jax.server.errors import StrictRoute
-from m6rec_jax.server.snapshots import ANY_TASK
+from m6rec_jax.server.asking import Asked, Asking
+from m6rec_jax.server.errors import ApiError, StrictRoute, as_api_error
+from m6rec_jax.server.snapshots import Snapshot
 from m6rec_jax.text.records import Item
 
 # Items that are found for a scorer to order, at least.
@@ -28,54 +28,52 @@ _SCORED = 20
 _OURS = frozenset({"task", "job", "by", "scorer", "seed", "debug"})
 
 
-def routes(server: Server) -> APIRouter:
-    """The routes, for `FastAPI.include_router`."""
-    router = APIRouter(route_class=StrictRoute, tags=["recommendation"])
+router = APIRouter(route_class=StrictRoute, tags=["recommendation"])
 
-    @router.post("/v1/score")
-    async def score(body: schemas.Score, request: Request) -> dict[str, Any]:
-        """How likely the user likes, clicks or buys each candidate: `items` in their order, each
-        with `id`, `title`, `score`, `details` (what is known of it beside its title) and `because`
-        (titles of the history that people have together with it, at most two).
-        """
-        async with asking(server, request) as asked:
-            task = asked.snapshot.task(body.task, body.job or "scoring")
-            is_likelihood = asked.snapshot.tasks[task].kind == "likelihood"
-            return await _ranked(
-                asked, body, task, body.job or ("likelihood" if is_likelihood else "scoring")
-            )
 
-    @router.post("/v1/retrieve")
-    async def retrieve(body: schemas.Retrieve, request: Request) -> dict[str, Any]:
-        """The `items` of the catalogue that fit the user best, best first."""
-        async with asking(server, request) as asked:
-            return await _ranked(asked, body, body.task, "retrieval")
+@router.post("/v1/score")
+async def score(body: schemas.Score, asked: Asked) -> dict[str, Any]:
+    """How likely the user likes, clicks or buys each candidate: `items` in their order, each
+    with `id`, `title`, `score`, `details` (what is known of it beside its title) and `because`
+    (titles of the history that people have together with it, at most two).
+    """
+    task, job = scoring_task(asked.snapshot, body.task, body.job)
+    return await _ranked(asked, body, task, job)
 
-    @router.post("/v1/recommend")
-    async def recommend(body: schemas.Recommend, request: Request) -> dict[str, Any]:
-        """`items` that were found, reranked by co-occurrence if prepared, and scored: where
-        `scored_by` names a scorer, `retrieval_score` is what they were found by.
-        """
-        async with asking(server, request) as asked:
-            if body.by == "titles":
-                return await _ranked(asked, body, body.task, "title_recommendation")
-            return await _by_retrieval(asked, body)
 
-    @router.post("/v1/explain")
-    async def explain(body: schemas.Write, request: Request) -> dict[str, Any]:
-        """Why the user may like each candidate: `texts` in their order, each with `id` and `title`
-        of the item, `text` and `log_probability`.
-        """
-        async with asking(server, request) as asked:
-            return await _write(asked, body, "explanations")
+@router.post("/v1/retrieve")
+async def retrieve(body: schemas.Retrieve, asked: Asked) -> dict[str, Any]:
+    """The `items` of the catalogue that fit the user best, best first."""
+    return await _ranked(asked, body, body.task, "retrieval")
 
-    @router.post("/v1/write")
-    async def write(body: schemas.Write, request: Request) -> dict[str, Any]:
-        """What a task of generation writes, about each candidate or about none."""
-        async with asking(server, request) as asked:
-            return await _write(asked, body)
 
-    return router
+@router.post("/v1/recommend")
+async def recommend(body: schemas.Recommend, asked: Asked) -> dict[str, Any]:
+    """`items` that were found, reranked by co-occurrence if prepared, and scored: where
+    `scored_by` names a scorer, `retrieval_score` is what they were found by.
+    """
+    if body.by == "titles":
+        return await _ranked(asked, body, body.task, "title_recommendation")
+    return await _by_retrieval(asked, body)
+
+
+@router.post("/v1/explain")
+async def explain(body: schemas.Write, asked: Asked) -> dict[str, Any]:
+    """Why the user may like each candidate: `texts` in their order, each with `id` and `title`
+    of the item, `text` and `log_probability`.
+    """
+    return await _write(asked, body, "explanations")
+
+
+@router.post("/v1/write")
+async def write(body: schemas.Write, asked: Asked) -> dict[str, Any]:
+    """What a task of generation writes, about each candidate or about none."""
+    return await _write(asked, body)
+
+
+async def predict(body: schemas.Predict, asked: Asked) -> dict[str, list[dict[str, Any]]]:
+    """A prediction for each instance: the columns of files of requests, or its error."""
+    return {"predictions": await _predict(asked, body)}
 
 
 def _row(body: schemas.Ask, **changes: Any) -> dict[str, Any]:
@@ -107,10 +105,9 @@ def _describe(asked: Asking, task: str, job: str, items: list[dict[str, Any]]) -
         item["details"] = data.details(data.items[item["id"]]) if item["id"] in data.items else ""
 
 
-def _items(result: Any) -> list[dict[str, Any]]:
-    """Items of a result for JSON."""
-    items: Iterable[ScoredItem] = result.items
-    return [item._asdict() for item in items]
+def _items(answer: Answer) -> list[dict[str, Any]]:
+    """Items for JSON."""
+    return [item._asdict() for item in answer.items]
 
 
 async def _ranked(asked: Asking, body: schemas.Ask, task: str | None, job: str) -> dict[str, Any]:
@@ -154,11 +151,11 @@ def _scorer(asked: Asking, task: str, name: str | None) -> str | None:
 
 
 async def _write(asked: Asking, body: schemas.Write, kind: str | None = None) -> dict[str, Any]:
-    task = writing_task(asked, body.task, kind)
+    task = writing_task(asked.snapshot, body.task, kind)
     accepted = await asked.accept(_row(body), task, "generation", body.seed)
     (result,) = await asked.answer(accepted)
     # One text about nothing, or one about each candidate, of which there may be none.
-    about = accepted.request.candidates or [Item("", {})] * len(result.texts)  # type: ignore[attr-defined]
+    about = accepted.request.candidates or [Item("", {})] * len(result.texts)
     rows = zip(about, *result.columns().values(), strict=True)
     texts = [
         {"id": item.id, "title": title_of(item), "text": text, "log_probability": score}
@@ -167,23 +164,50 @@ async def _write(asked: Asking, body: schemas.Write, kind: str | None = None) ->
     return _answered(asked, body, task, "generation", texts=texts)
 
 
+def scoring_task(
+    snapshot: Snapshot, name: str | None, job: str | None = None, field: str = "task"
+) -> tuple[str, str]:
+    """The task that scores candidates, named or the only one, and its job; raises as
+    `Snapshot.task`.
+    """
+    best = "scoring" if snapshot.named("scoring") else "likelihood"
+    task = snapshot.task(name, job or best, field)
+    return task, job or ("likelihood" if snapshot.tasks[task].kind == "likelihood" else "scoring")
+
+
 def writing_task(
-    asked: Asking, name: str | None, kind: str | None = None, field: str = "task"
+    snapshot: Snapshot, name: str | None, kind: str | None = None, field: str = "task"
 ) -> str:
     """The task of generation that is meant: the one named, the only one of that kind of texts, or
-    the only one.
-
-    Raises:
-      ApiError, ConfigError: as `Snapshot.task`.
+    the only one; raises as `Snapshot.task`.
     """
-    snapshot = asked.snapshot
-    if name not in (None, ANY_TASK):
-        return snapshot.task(name, "generation", field)
-    own = snapshot.named("generation")
-    fitting = [task for task in own if snapshot.tasks[task].writing == kind] or own
-    if len(fitting) == 1:
-        return fitting[0]
-    names = ", ".join(sorted(fitting or snapshot.tasks))
-    if not fitting:
-        raise ConfigError(f"no task that is served writes texts; served are: {names}")
-    raise ConfigError(f"several tasks write texts: name one of them in '{field}': {names}")
+    writing = snapshot.named("generation")
+    of_kind = [task for task in writing if snapshot.tasks[task].writing == kind]
+    if name is None and len(of_kind) == 1:
+        return of_kind[0]
+    return snapshot.task(name, "generation", field)
+
+
+async def _predict(asked: Asking, body: schemas.Predict) -> list[dict[str, Any]]:
+    parameters = body.parameters or schemas.Parameters()
+    task = asked.snapshot.task(parameters.task, parameters.job or "scoring")
+    job = asked.snapshot.service.job(task, parameters.job)
+    checked: list[Accepted | ApiError] = []
+    for row in body.instances:
+        try:
+            checked.append(await asked.accept(row, task, job))
+        except Exception as error:
+            problem = as_api_error(error)
+            if problem.status_code >= 500:
+                raise
+            checked.append(problem)
+    results = iter(await asked.answer(*(one for one in checked if isinstance(one, Accepted))))
+    return [one.body() if isinstance(one, ApiError) else _columns(next(results)) for one in checked]
+
+
+def _columns(result: Answer) -> dict[str, Any]:
+    """As files of requests have them."""
+    return {
+        name: values.tolist() if hasattr(values, "tolist") else list(values)
+        for name, values in result.columns().items()
+    }

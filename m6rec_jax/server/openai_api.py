@@ -11,7 +11,7 @@ import uuid
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 from starlette.concurrency import run_in_threadpool
 
 from m6rec_jax.dialogue.state import SYSTEM, USER
@@ -22,10 +22,10 @@ from m6rec_jax.jobs.conversation import Answer, Conversation, Dialogue
 from m6rec_jax.requests.rendering import RequestText
 from m6rec_jax.requests.request import RejectedRow
 from m6rec_jax.server import schemas
-from m6rec_jax.server.asking import Asking, Server, asking, events
+from m6rec_jax.server.asking import Asked, Asking, Served, events
 from m6rec_jax.server.errors import ApiError, StrictRoute
 from m6rec_jax.server.native import writing_task
-from m6rec_jax.server.snapshots import ANY_TASK, Snapshot, text_request
+from m6rec_jax.server.snapshots import ANY_TASK, Snapshot, check_known, text_request
 from m6rec_jax.text.records import Item
 
 _STREAMS: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
@@ -35,70 +35,29 @@ _ITEMS = ":items"
 _DECODING = ("max_tokens", "stop", "temperature", "top_p")
 
 
-def routes(server: Server) -> APIRouter:
-    """The routes, for `FastAPI.include_router`."""
-    router = APIRouter(route_class=StrictRoute, tags=["OpenAI"])
-
-    @router.get("/v1/models")
-    async def models() -> dict[str, Any]:
-        """All tasks, with the jobs that can be asked of them and the data set whose items they
-        know; `dialogue` of `m6rec` is a chat.
-        """
-        return {"object": "list", "data": list(_models(server.snapshots.current).values())}
-
-    @router.get("/v1/models/{name}")
-    async def model(name: str) -> dict[str, Any]:
-        """One task."""
-        entries = _models(server.snapshots.current)
-        if name not in entries:
-            raise ApiError(404, "model_not_found", f"there is no model '{name}'", "model")
-        return entries[name]
-
-    @router.post("/v1/embeddings")
-    async def embeddings(body: schemas.Embeddings, request: Request) -> dict[str, Any]:
-        """Unit vectors of users or items that are described in text."""
-        async with asking(server, request) as asked:
-            return await _embed(asked, body)
-
-    @router.post("/v1/completions", response_model=None, responses=_STREAMS)
-    async def completions(body: schemas.Completion, request: Request) -> Any:
-        """Texts for users, who are described in text or by a request's fields."""
-        if body.stream:
-            return await events(_completion_events(server, request, body))
-        async with asking(server, request) as asked:
-            return await _complete(asked, body)
-
-    @router.post("/v1/chat/completions", response_model=None, responses=_STREAMS)
-    async def chat(body: schemas.Chat, request: Request) -> Any:
-        """The next turn of a dialogue, and what is recommended in it."""
-        if body.stream:
-            return await events(_chat_events(server, request, body))
-        answer, about, usage = await _chat(server, request, body)
-        message = {"role": "assistant", "content": answer.reply, "refusal": None}
-        choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}
-        head = _head("chat.completion", "chatcmpl", body.model)
-        return head | {"choices": [choice], "usage": usage, "m6rec": about}
-
-    return router
+router = APIRouter(route_class=StrictRoute, tags=["OpenAI"])
 
 
-def _models(snapshot: Snapshot) -> dict[str, dict[str, Any]]:
-    entries: dict[str, dict[str, Any]] = {ANY_TASK: {}}
-    if snapshot.conversation is not None:
-        entries[ANY_TASK] = {"jobs": ["dialogue"], "greeting": snapshot.conversation.greeting}
-    for name, settings in snapshot.tasks.items():
-        entries[name] = {"kind": settings.kind, "writing": settings.writing}
-        entries[name]["jobs"] = snapshot.jobs(name)
-        if data := snapshot.data_of(name):
-            entries[name]["data_set"] = data.spec.name
-        if settings.kind == "retrieval":
-            entries[f"{name}{_ITEMS}"] = {"kind": "embeddings"}
-    head = {"object": "model", "created": int(snapshot.since), "owned_by": "m6rec"}
-    head |= {"kind": "", "writing": "", "jobs": [], "data_set": ""}
-    return {name: {"id": name} | head | entry for name, entry in entries.items()}
+@router.get("/v1/models")
+async def models(server: Served) -> dict[str, Any]:
+    """All tasks, with the jobs that can be asked of them and the data set whose items they
+    know; `dialogue` of `m6rec` is a chat.
+    """
+    return {"object": "list", "data": list(_models(server.snapshots.current).values())}
 
 
-async def _embed(asked: Asking, body: schemas.Embeddings) -> dict[str, Any]:
+@router.get("/v1/models/{name}")
+async def model(name: str, server: Served) -> dict[str, Any]:
+    """One task."""
+    entries = _models(server.snapshots.current)
+    if name not in entries:
+        raise ApiError(404, "model_not_found", f"there is no model '{name}'", "model")
+    return entries[name]
+
+
+@router.post("/v1/embeddings")
+async def embeddings(body: schemas.Embeddings, asked: Asked) -> dict[str, Any]:
+    """Unit vectors of users or items that are described in text."""
     snapshot = asked.snapshot
     texts = [body.input] if isinstance(body.input, str) else body.input
     name = body.model.removesuffix(_ITEMS)
@@ -137,12 +96,60 @@ async def _embed(asked: Asking, body: schemas.Embeddings) -> dict[str, Any]:
     }
 
 
+@router.post("/v1/completions", response_model=None, responses=_STREAMS)
+async def completions(body: schemas.Completion, asked: Asked) -> Any:
+    """Texts for users, who are described in text or by a request's fields."""
+    if body.stream:
+        return await events(_completion_events(asked, body))
+    task, accepted, ignored = await _accept_completion(asked, body)
+    results: list[Any] = [*await asked.answer(*accepted)]
+    texts = [result.texts[0].continuation for result in results]
+    reasons = ["stop" if result.texts[0].ended else "length" for result in results]
+    usage = await run_in_threadpool(_usage, asked.snapshot, _read(*accepted), texts)
+    return _head("text_completion", "cmpl", task) | {
+        "choices": [
+            {"index": index, "text": text, "finish_reason": reason, "logprobs": None}
+            for index, (text, reason) in enumerate(zip(texts, reasons, strict=True))
+        ],
+        "usage": usage,
+        "m6rec": {**asked.snapshot.described[task, "generation"], "ignored": ignored},
+    }
+
+
+@router.post("/v1/chat/completions", response_model=None, responses=_STREAMS)
+async def chat(body: schemas.Chat, asked: Asked) -> Any:
+    """The next turn of a dialogue, and what is recommended in it."""
+    answer, about, usage = await _chat(asked, body)
+    if body.stream:
+        return await events(_chat_events(body, answer.reply, about, usage))
+    message = {"role": "assistant", "content": answer.reply, "refusal": None}
+    choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}
+    head = _head("chat.completion", "chatcmpl", body.model)
+    return head | {"choices": [choice], "usage": usage, "m6rec": about}
+
+
+def _models(snapshot: Snapshot) -> dict[str, dict[str, Any]]:
+    entries: dict[str, dict[str, Any]] = {ANY_TASK: {}}
+    if snapshot.conversation is not None:
+        entries[ANY_TASK] = {"jobs": ["dialogue"], "greeting": snapshot.conversation.greeting}
+    for name, settings in snapshot.tasks.items():
+        entries[name] = {"kind": settings.kind, "writing": settings.writing}
+        entries[name]["jobs"] = snapshot.jobs(name)
+        if data := snapshot.data_of(name):
+            entries[name]["data_set"] = data.spec.name
+        if settings.kind == "retrieval":
+            entries[f"{name}{_ITEMS}"] = {"kind": "embeddings"}
+    head = {"object": "model", "created": int(snapshot.since), "owned_by": "m6rec"}
+    head |= {"kind": "", "writing": "", "jobs": [], "data_set": ""}
+    return {name: {"id": name} | head | entry for name, entry in entries.items()}
+
+
 async def _accept_completion(
     asked: Asking, body: schemas.Completion
 ) -> tuple[str, list[Accepted], list[str]]:
     """The task, its requests, and the fields of the body that mean nothing to it."""
     snapshot = asked.snapshot
-    task = writing_task(asked, body.model, field="model")
+    task = writing_task(snapshot, body.model, field="model")
     handler = snapshot.handler(task, "generation")
     ignored = body.ignored
     if not handler.one_by_one:
@@ -156,8 +163,9 @@ async def _accept_completion(
             return task, [one._replace(wanted=wanted)], ignored
         item = Item("", {})
         if body.item is not None:
-            snapshot.row_types(handler).check(body.item, "Item", "item")
-            (item,) = handler.parser.items([body.item])
+            unknown: set[str] = set()
+            (item,) = handler.parser.items([body.item], unknown)
+            check_known(unknown, handler)
         handler.check_item(item, "item")
     except RejectedRow as problem:  # of the one entry of a list
         said = re.sub(r"^'(candidates|items)(\[0\])?", "'item", str(problem))
@@ -176,77 +184,55 @@ async def _accept_completion(
     return task, accepted, ignored
 
 
-async def _complete(asked: Asking, body: schemas.Completion) -> dict[str, Any]:
-    task, accepted, ignored = await _accept_completion(asked, body)
-    results: list[Any] = [*await asked.answer(*accepted)]
-    texts = [result.texts[0].continuation for result in results]
-    reasons = ["stop" if result.texts[0].ended else "length" for result in results]
-    usage = await run_in_threadpool(_usage, asked.snapshot, _read(*accepted), texts)
-    return _head("text_completion", "cmpl", task) | {
-        "choices": [
-            {"index": index, "text": text, "finish_reason": reason, "logprobs": None}
-            for index, (text, reason) in enumerate(zip(texts, reasons, strict=True))
-        ],
-        "usage": usage,
-        "m6rec": {**asked.snapshot.described[task, "generation"], "ignored": ignored},
-    }
-
-
 async def _completion_events(
-    server: Server, request: Request, body: schemas.Completion
+    asked: Asking, body: schemas.Completion
 ) -> AsyncGenerator[Mapping[str, Any], None]:
-    async with asking(server, request) as asked:
-        task, prompts, ignored = await _accept_completion(asked, body)
-        if len(prompts) != 1:
-            raise ApiError(409, "unsupported", "one prompt is streamed at a time", "prompt")
-        head, whole, reason = _head("text_completion", "cmpl", task), "", "stop"
+    task, prompts, ignored = await _accept_completion(asked, body)
+    if len(prompts) != 1:
+        raise ApiError(409, "unsupported", "one prompt is streamed at a time", "prompt")
+    head, whole, reason = _head("text_completion", "cmpl", task), "", "stop"
 
-        def event(text: str, reason: str | None) -> dict[str, Any]:
-            choice = {"index": 0, "text": text, "finish_reason": reason, "logprobs": None}
-            return head | {"choices": [choice]}
+    def event(text: str, reason: str | None) -> dict[str, Any]:
+        choice = {"index": 0, "text": text, "finish_reason": reason, "logprobs": None}
+        return head | {"choices": [choice]}
 
-        async for text, result in asked.pieces(prompts[0]):
-            whole += text
-            if text:
-                yield event(text, None)
-            if result is not None:
-                reason = "stop" if result.texts[0].ended else "length"  # type: ignore[attr-defined]
-        yield event("", reason) | {"m6rec": {"ignored": ignored}}
-        if body.stream_options is not None and body.stream_options.include_usage:
-            usage = await run_in_threadpool(_usage, asked.snapshot, _read(*prompts), [whole])
-            yield head | {"choices": [], "usage": usage}
+    async for text, result in asked.pieces(prompts[0]):
+        whole += text
+        if text:
+            yield event(text, None)
+        if result is not None:
+            reason = "stop" if result.texts[0].ended else "length"
+    yield event("", reason) | {"m6rec": {"ignored": ignored}}
+    if body.stream_options is not None and body.stream_options.include_usage:
+        usage = await run_in_threadpool(_usage, asked.snapshot, _read(*prompts), [whole])
+        yield head | {"choices": [], "usage": usage}
 
 
-async def _chat(
-    server: Server, request: Request, body: schemas.Chat
-) -> tuple[Answer, dict[str, Any], dict[str, int]]:
+async def _chat(asked: Asking, body: schemas.Chat) -> tuple[Answer, dict[str, Any], dict[str, int]]:
     """The next turn; what is recommended, with the wishes that were understood; and tokens."""
-    async with asking(server, request) as asked:
-        snapshot = asked.snapshot
-        conversation = _conversation(snapshot, body)
-        dialogue = await run_in_threadpool(_dialogue, conversation, body)
-        answer: Answer = await asked.call_together(conversation.recommend, dialogue)
-        recommended = {
-            name: [
-                {"title": title, "score": score}
-                for title, score in zip(items.titles, items.scores, strict=True)
-            ]
-            for name, items in (("written", answer.written), ("retrieved", answer.retrieved))
-            if items is not None
-        }
-        about: dict[str, Any] = {"recommended": recommended, "understood": answer.understood}
-        about |= {"snapshot": snapshot.version, "ignored": body.ignored}
-        texts = [message.text for message in body.messages]
-        return answer, about, await run_in_threadpool(_usage, snapshot, texts, [answer.reply])
+    snapshot = asked.snapshot
+    conversation = _conversation(snapshot, body)
+    dialogue = await run_in_threadpool(_dialogue, conversation, body)
+    answer: Answer = await asked.call_together(conversation.recommend, dialogue)
+    recommended = {
+        name: [
+            {"title": title, "score": score}
+            for title, score in zip(items.titles, items.scores, strict=True)
+        ]
+        for name, items in (("written", answer.written), ("retrieved", answer.retrieved))
+        if items is not None
+    }
+    about: dict[str, Any] = {"recommended": recommended, "understood": answer.understood}
+    about |= {"snapshot": snapshot.version, "ignored": body.ignored}
+    texts = [message.text for message in body.messages]
+    return answer, about, await run_in_threadpool(_usage, snapshot, texts, [answer.reply])
 
 
 async def _chat_events(
-    server: Server, request: Request, body: schemas.Chat
+    body: schemas.Chat, reply: str, about: Mapping[str, Any], usage: Mapping[str, int]
 ) -> AsyncGenerator[Mapping[str, Any], None]:
-    answer, about, usage = await _chat(server, request, body)
     head = _head("chat.completion.chunk", "chatcmpl", body.model)
-    deltas: list[dict[str, str]] = [{"role": "assistant", "content": ""}, {"content": answer.reply}]
-    for delta in deltas:
+    for delta in ({"role": "assistant", "content": ""}, {"content": reply}):
         yield head | {"choices": [{"index": 0, "delta": delta, "finish_reason": None}]}
     yield head | {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}], "m6rec": about}
     if body.stream_options is not None and body.stream_options.include_usage:

@@ -18,7 +18,7 @@ from starlette.concurrency import run_in_threadpool
 from m6rec_jax import pages
 from m6rec_jax.jobs.answering import title_of
 from m6rec_jax.server import schemas
-from m6rec_jax.server.asking import Server
+from m6rec_jax.server.asking import Served
 from m6rec_jax.server.errors import ApiError
 from m6rec_jax.server.snapshots import Snapshot
 
@@ -54,20 +54,17 @@ async def _file(path: str) -> Response:
     return Response((folder / name).read_bytes(), media_type=kind, headers=HEADERS)
 
 
-def routes(server: Server) -> APIRouter:
-    """The routes, for `FastAPI.include_router`."""
-    router = APIRouter(tags=["recommendation"])
+router = APIRouter(tags=["recommendation"])
 
-    @router.get("/v1/items")
-    async def items(search: Annotated[schemas.Search, Query()]) -> dict[str, Any]:
-        """`items` of the catalogue whose titles are like a query, in spite of typing errors; and
-        what requests about them may hold: `user_columns` and `item_columns` with their types,
-        `value`, the column of behaviours' values, and `liked_at_least`, the least of a liked item.
-        """
-        snapshot = server.snapshots.current
-        return await run_in_threadpool(_find, snapshot, search.task, search.query, search.limit)
 
-    return router
+@router.get("/v1/items")
+async def items(search: Annotated[schemas.Search, Query()], server: Served) -> dict[str, Any]:
+    """`items` of the catalogue whose titles are like a query, in spite of typing errors; and
+    what requests about them may hold: `user_columns` and `item_columns` with their types,
+    `value`, the column of behaviours' values, and `liked_at_least`, the least of a liked item.
+    """
+    snapshot = server.snapshots.current
+    return await run_in_threadpool(_find, snapshot, search.task, search.query, search.limit)
 
 
 def _find(snapshot: Snapshot, task: str | None, query: str, limit: int) -> dict[str, Any]:

@@ -10,70 +10,48 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 
-from m6rec_jax.errors import ConfigError
 from m6rec_jax.jobs.answering import Accepted
 from m6rec_jax.requests.rendering import RequestText
 from m6rec_jax.requests.request import RejectedRow
 from m6rec_jax.server import schemas
-from m6rec_jax.server.asking import Server, asking
+from m6rec_jax.server.asking import Asked
 from m6rec_jax.server.errors import StrictRoute
-from m6rec_jax.server.snapshots import ANY_TASK, Snapshot
+from m6rec_jax.server.native import scoring_task
+from m6rec_jax.server.snapshots import Snapshot, parsed
 from m6rec_jax.text.records import Item
 
-# Kinds of tasks that score candidates, and jobs that do, the best for it first.
-_JOBS = ("scoring", "likelihood")
+router = APIRouter(route_class=StrictRoute, tags=["Cohere and Jina"])
 
 
-def routes(server: Server) -> APIRouter:
-    """The routes, for `FastAPI.include_router`."""
-    router = APIRouter(route_class=StrictRoute, tags=["Cohere and Jina"])
-
-    @router.post("/v1/rerank")
-    @router.post("/v2/rerank")
-    async def rerank(body: schemas.Rerank, request: Request) -> dict[str, Any]:
-        """Documents, likeliest first, for a user described in text."""
-        async with asking(server, request) as asked:
-            task, job = _task(asked.snapshot, body.model)
-            accepted = await run_in_threadpool(_accept, asked.snapshot, body, task, job)
-            (result,) = await asked.answer(accepted)
-            scores = [item.score for item in result.items]  # type: ignore[attr-defined]
-            order = sorted(range(len(scores)), key=lambda index: -scores[index])
-            results = [
-                {"index": index, "relevance_score": scores[index]}
-                | ({"document": _shown(body.documents[index])} if body.return_documents else {})
-                for index in order[: body.top_n]
-            ]
-            text = accepted.text
-            texts = [*text.history, *text.candidates]
-            tokens = await run_in_threadpool(asked.snapshot.num_tokens, texts)
-            return {
-                "id": str(uuid.uuid4()),
-                "object": "list",
-                "model": task,
-                "results": results,
-                "usage": {"total_tokens": tokens},
-                "meta": {
-                    "api_version": {"version": request.url.path[2]},
-                    "billed_units": {"search_units": 1},
-                    "m6rec": {**asked.snapshot.described[task, job], "ignored": body.ignored},
-                },
-            }
-
-    return router
-
-
-def _task(snapshot: Snapshot, model: str) -> tuple[str, str]:
-    """The task that is meant, and its job."""
-    if model != ANY_TASK:
-        task = snapshot.task(model, "scoring", "model")
-        job = snapshot.tasks[task].kind
-        if job in _JOBS:
-            return task, job
-        raise ConfigError(f"'{task}' scores nothing; its kind is '{job}'")
-    for job in _JOBS:
-        if tasks := snapshot.named(job):
-            return snapshot.task(tasks[0] if len(tasks) == 1 else None, job), job
-    raise ConfigError("the model has no task of scoring or likelihood")
+@router.post("/v1/rerank")
+@router.post("/v2/rerank")
+async def rerank(body: schemas.Rerank, request: Request, asked: Asked) -> dict[str, Any]:
+    """Documents, likeliest first, for a user described in text."""
+    task, job = scoring_task(asked.snapshot, body.model, field="model")
+    accepted = await run_in_threadpool(_accept, asked.snapshot, body, task, job)
+    (result,) = await asked.answer(accepted)
+    scores = [item.score for item in result.items]
+    order = sorted(range(len(scores)), key=lambda index: -scores[index])
+    results = [
+        {"index": index, "relevance_score": scores[index]}
+        | ({"document": _shown(body.documents[index])} if body.return_documents else {})
+        for index in order[: body.top_n]
+    ]
+    text = accepted.text
+    texts = [*text.history, *text.candidates]
+    tokens = await run_in_threadpool(asked.snapshot.num_tokens, texts)
+    return {
+        "id": str(uuid.uuid4()),
+        "object": "list",
+        "model": task,
+        "results": results,
+        "usage": {"total_tokens": tokens},
+        "meta": {
+            "api_version": {"version": request.url.path[2]},
+            "billed_units": {"search_units": 1},
+            "m6rec": {**asked.snapshot.described[task, job], "ignored": body.ignored},
+        },
+    }
 
 
 def _accept(snapshot: Snapshot, body: schemas.Rerank, task: str, job: str) -> Accepted:
@@ -83,7 +61,7 @@ def _accept(snapshot: Snapshot, body: schemas.Rerank, task: str, job: str) -> Ac
     entries = {"candidates": [body.documents[index] for index in places]}
     try:
         if isinstance(body.query, str):
-            request: Any = handler.parser.parse(snapshot.checked(entries, handler))
+            request: Any = parsed(entries, handler)
             rendered = handler.renderer.candidates(request) if places else []
             history = body.query.splitlines() or [""]
         else:
@@ -96,9 +74,9 @@ def _accept(snapshot: Snapshot, body: schemas.Rerank, task: str, job: str) -> Ac
         handler.check_candidates(text.candidates)
     except RejectedRow as problem:  # of a candidate: said of the document that it stands for
         said = re.sub(
-            r"^'candidates\[(\d+)\]", lambda at: f"'documents[{places[int(at[1])]}]", str(problem)
+            r"^'candidates\[(\d+)", lambda at: f"'documents[{places[int(at[1])]}", str(problem)
         )
-        raise RejectedRow(problem.kind, said) from None
+        raise RejectedRow(problem.kind, said.replace("'candidates.", "'documents.")) from None
     candidates = tuple(item for item, _ in pairs)
     accepted: Accepted = handler.rendered(dataclasses.replace(request, candidates=candidates), text)
     return accepted

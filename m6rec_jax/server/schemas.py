@@ -1,41 +1,39 @@
 """Bodies of requests, as the OpenAPI page shows them.
 
-What users, events and items hold depends on the data set: `server.rows` checks it, and
-`server.document` puts it in the place of the types without fields here.
+What users, events and items hold depends on the data set: `requests.request` checks it.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypeAliasType, TypedDict
 
 from m6rec_jax.io.closest import did_you_mean
-from m6rec_jax.server import rows
 
-# Requests of one body.
-_MANY = 128
+# Most requests of one body, characters of a text and of an id, and entries of lists.
+_MANY, _MAX_TEXT, _MAX_ID, _MAX_LIST, _MAX_EXCLUDE = 128, 20_000, 256, 1000, 10_000
+# A little less than 64 bits: the document has bounds as floats, which hold this exactly.
+_MAX_WHOLE = 9 * 10**18
 # JSON's 3.0 is whole, and "3" is no number.
 _INTEGRAL = BeforeValidator(lambda v: int(v) if isinstance(v, float) and v.is_integer() else v)
-_Whole = Annotated[int, Field(strict=True, ge=-rows.MAX_WHOLE, le=rows.MAX_WHOLE), _INTEGRAL]
+_Whole = Annotated[int, Field(strict=True, ge=-_MAX_WHOLE, le=_MAX_WHOLE), _INTEGRAL]
 _Positive = Annotated[int, Field(strict=True, ge=1, lt=2**31), _INTEGRAL]
 _Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32), _INTEGRAL]
-_Text = Annotated[str, Field(max_length=rows.MAX_TEXT)]
+_Text = Annotated[str, Field(max_length=_MAX_TEXT)]
 _Prompts = Annotated[list[_Text], Field(min_length=1, max_length=_MANY)]
 _Object = dict[str, Any]
-# Of each data set, see `rows.RowTypes.kinds`.
+# Of each data set, see `GET /v1/items`.
 User = TypeAliasType("User", _Object | _Text)
 Event = TypeAliasType("Event", _Object | _Text)
-Item = TypeAliasType("Item", _Object | _Text | _Whole)
+Item = TypeAliasType("Item", _Object | _Text | Annotated[int, Field(strict=True), _INTEGRAL])
 Statistics = TypeAliasType("Statistics", _Object)
 Row = TypeAliasType("Row", _Object)
-_ShortId = Annotated[str, Field(max_length=rows.MAX_ID)] | _Whole
-_Candidates = Annotated[list[Item], Field(max_length=rows.MAX_CANDIDATES)]
-_Time = Annotated[
-    Annotated[float, Field(strict=True)] | str | None, WithJsonSchema(rows.TIME_SCHEMA)
-]
+_ShortId = Annotated[str, Field(max_length=_MAX_ID)] | _Whole
+_Candidates = Annotated[list[Item], Field(max_length=_MAX_LIST)]
+_Time = Annotated[float, Field(strict=True)] | _Text | None
 
 
 class TextDocument(TypedDict):
@@ -101,7 +99,7 @@ class Ask(Strict):
         None, description="columns of the users table, and `id`; a text where they have no others"
     )
     time: _Time = Field(None, description="unix seconds or ISO 8601; none: now")
-    history: Annotated[list[Event], Field(max_length=rows.MAX_HISTORY)] | None = Field(
+    history: Annotated[list[Event], Field(max_length=_MAX_LIST)] | None = Field(
         None, description="what the user did, oldest first: `item`, `time` and `value`"
     )
     statistics: Statistics | None = Field(None, description="in place of those looked up")
@@ -123,7 +121,7 @@ class Retrieve(Ask):
     k: Annotated[int, Field(strict=True, ge=1, le=1000), _INTEGRAL] | None = Field(
         None, description="how many"
     )
-    exclude: Annotated[list[_ShortId], Field(max_length=rows.MAX_EXCLUDE)] | None = Field(
+    exclude: Annotated[list[_ShortId], Field(max_length=_MAX_EXCLUDE)] | None = Field(
         None, description="ids that must not come"
     )
 
@@ -226,7 +224,7 @@ class Chat(Foreign):
     """As OpenAI's client asks."""
 
     model: str = Field(description="`m6rec`, or any task of dialogues")
-    messages: list[Message] = Field(min_length=1, max_length=rows.MAX_HISTORY)
+    messages: list[Message] = Field(min_length=1, max_length=_MAX_LIST)
     n: Literal[1] | None = None
     stream: Annotated[bool, Field(strict=True)] | None = False
     stream_options: StreamOptions | None = None

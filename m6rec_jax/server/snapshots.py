@@ -10,20 +10,20 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from m6rec_jax.bank.loaded import LoadedBank
 from m6rec_jax.engine.task_settings import TaskSettings, dialogue_part
 from m6rec_jax.errors import ConfigError, DataError, M6RecError
+from m6rec_jax.io.closest import did_you_mean
 from m6rec_jax.jobs.answering import Accepted, Handler
 from m6rec_jax.jobs.conversation import Conversation
 from m6rec_jax.jobs.job import job_of
 from m6rec_jax.jobs.job import jobs as all_jobs
-from m6rec_jax.requests.request import Request
+from m6rec_jax.requests.request import RejectedRow, Request, converted
 from m6rec_jax.requests.serving_data import ServingData
 from m6rec_jax.server.errors import ApiError
-from m6rec_jax.server.rows import RowTypes
 from m6rec_jax.serving.chat import open_conversation
 from m6rec_jax.serving.service import Service
 from m6rec_jax.text.records import Item, User
@@ -46,7 +46,6 @@ class Snapshot:
       handlers: of tasks and the jobs that they can be asked for; nothing is compiled for these any
         more.
       described: by pair what answered, for answers.
-      data_sets: what requests of each data set may hold, by its name.
       since: unix seconds.
       conversation: a dialogue to be `resumed`; None: the model has no tasks for it.
       no_conversation: why not.
@@ -58,12 +57,10 @@ class Snapshot:
     def __init__(self, service: Service, version: int, jobs: Collection[str] = ()) -> None:
         self.service, self.version, self.since = service, version, time.time()
         self.tasks: Mapping[str, TaskSettings] = service.model.settings.tasks
-        self._jobs, pairs = frozenset(jobs), service.answerable()
-        for name, job in all_jobs().items():
-            if job.answers() and (not job.on_request or name in self._jobs or self.named(name)):
-                pairs += self._further_pairs(name, pairs)
+        self._jobs = frozenset(jobs)
+        pairs = [*service.answerable(), *self._further_pairs()]
         service.warm_up(pairs)
-        self.handlers = {pair: service.handler(*pair) for pair in dict.fromkeys(pairs)}
+        self.handlers = {pair: service.handler(*pair) for pair in pairs}
         self.described: Mapping[tuple[str, str], Mapping[str, Any]] = {
             (task, job): {
                 "task": task,
@@ -73,15 +70,6 @@ class Snapshot:
                 "snapshot": version,
             }
             for (task, job), handler in self.handlers.items()
-        }
-        data = {id(handler.data): handler.data for handler in self.handlers.values()}
-        self._row_types = {
-            key: RowTypes(one.spec, one.statistics_names()) for key, one in data.items()
-        }
-        self.data_sets = {
-            handler.data.spec.name: self._row_types[id(handler.data)]
-            for (task, _), handler in sorted(self.handlers.items(), key=lambda pair: pair[0])
-            if not self.tasks[task].reads_text
         }
         self.conversation: Conversation | None = None
         self.no_conversation = "the model has no task of dialogues"
@@ -146,49 +134,66 @@ class Snapshot:
         raise ConfigError(f"'{task}' cannot be asked for '{job}': {advice}")
 
     def accept(self, row: Mapping[str, Any], task: str, job: str, number: int = 0) -> Accepted:
-        """Checks and renders a request; now is its time where it names none.
-
-        Raises:
-          RejectedRow: as `Handler.accept`, and where a field is none of the data set's.
-          ConfigError: as `handler`.
-        """
+        """Checks and renders a request; raises as `handler` and `parsed`."""
         handler: Handler = self.handler(task, job)
-        return handler.accept(self.checked(row, handler), number)
+        request = parsed(row, handler)
+        return handler.rendered(request, handler.render(request), number)
 
-    def checked(self, row: Mapping[str, Any], handler: Handler) -> dict[str, Any]:
-        """A request whose fields are the data set's, and its time; raises RejectedRow."""
-        self.row_types(handler).check(row)
-        row = {"history": [], **row}
-        if row.get("time") is None:
-            row["time"] = time.time()
-        return row
-
-    def row_types(self, handler: Handler) -> RowTypes:
-        """What requests that it answers may hold."""
-        return self._row_types[id(handler.data)]
+    def row_types(self) -> dict[str, list[Any]]:
+        """What users, events, items and statistics of requests hold, one type of each data set."""
+        parsers = {
+            handler.data.spec.name: handler.parser
+            for (task, _), handler in self.handlers.items()
+            if not self.tasks[task].reads_text
+        }
+        names = ("User", "Event", "Item", "Statistics") if parsers else ()
+        return {name: [one.types[name] for one in parsers.values()] for name in names}
 
     def num_tokens(self, texts: Iterable[str]) -> int:
         """Tokens of texts, for the usage that clients are told."""
         return sum(len(self.service.model.vocabulary.encode_array(text)) for text in texts)
 
-    def _further_pairs(self, job: str, pairs: Collection[tuple[str, str]]) -> list[tuple[str, str]]:
-        """Tasks that can be asked for a job, beside those of its kind, and the job."""
-        pairs_found, reasons = list[tuple[str, str]](), list[str]()
-        for task, settings in self.tasks.items():
-            if (task, job) in pairs or not job_of(job).may_be_asked_of(settings):
+    def _further_pairs(self) -> Iterator[tuple[str, str]]:
+        """Tasks and the jobs that they can be asked for beside what they are for."""
+        for name, job in all_jobs().items():
+            if not job.answers() or (
+                job.on_request and name not in self._jobs and not self.named(name)
+            ):
                 continue
-            try:
-                self.service.handler(task, job)
-                pairs_found.append((task, job))
-            except DataError:  # such as data without co-occurrence, or an index
-                continue
-            except ConfigError as error:  # other settings would let it
-                reasons.append(f"'{task}' cannot be asked for {job}: {error}")
-        if reasons and not pairs_found and job in self._jobs:
-            raise ConfigError("; ".join(reasons))
-        for reason in reasons:
-            log.warning("%s", reason)
-        return pairs_found
+            for task, settings in self.tasks.items():
+                if settings.kind == name or not job.may_be_asked_of(settings):
+                    continue
+                try:
+                    self.service.handler(task, name)
+                    yield task, name
+                except (ConfigError, DataError) as error:  # such as data without co-occurrence
+                    level = logging.WARNING if name in self._jobs else logging.INFO
+                    log.log(level, "'%s' cannot be asked for %s: %s", task, name, error)
+
+
+def parsed(row: Mapping[str, Any], handler: Handler) -> Request:
+    """A checked request; now is its time where it names none.
+
+    Raises:
+      RejectedRow: as `RequestParser.parse`, and where a field is none of the data set's.
+    """
+    told = {name: value for name, value in row.items() if value is not None}
+    request = handler.parser.parse({"history": [], "time": time.time(), **told}, strict=True)
+    check_known(request.ignored, handler)
+    for name in {"candidates", "about"} & told.keys():  # also where this task does not read them
+        items = told[name] if name == "candidates" else [told[name]]
+        converted(items, handler.parser.items_type, name, strict=True)
+    return request
+
+
+def check_known(ignored: Iterable[str], handler: Handler) -> None:
+    """Raises RejectedRow for a field that the data set does not have; names the nearest one."""
+    for field in sorted(ignored):
+        spec = handler.data.spec
+        names = {"id", "item", "time", "value", "statistics", *handler.data.statistics_names()}
+        names |= {*spec.users.columns, *spec.items.columns}
+        hint = did_you_mean(field.rpartition(".")[2], names)
+        raise RejectedRow("unknown_field", f"'{field}': there is no such field{hint}")
 
 
 def text_request(items: Sequence[Item] = ()) -> Request:
@@ -226,26 +231,16 @@ class Snapshots:
         self._current = Snapshot(service, 1, self._jobs)
 
     def put_data(self, data: Mapping[str, Any]) -> Snapshot:
-        """Reads catalogue, statistics and indexes anew, from these folders or from the same ones.
-
-        Args:
-          data: any of `prepared`, `items` and `index`.
-
-        Raises:
-          ApiError: 409, they do not fit; nothing has changed then.
+        """Reads catalogue, statistics and indexes anew, see `Resources.changed`; raises ApiError
+        (409) where they do not fit: nothing has changed then.
         """
         return self._swap("data", lambda service: service.changed(data=data))
 
     def change_prompts(
         self, what: Literal["put", "remove"], task: str, index: str | None = None
     ) -> Snapshot:
-        """Adds a task of the bank's folder, replaces it by what the folder holds now, or takes it
-        out.
-
-        Args:
-          what: 'put' or 'remove'.
-          task: in the folder.
-          index: of the catalogue, for a task of retrieval; None: as before.
+        """Adds a task of the bank's folder, or replaces it by what the folder holds now, with an
+        index of the catalogue for a task of retrieval (None: as before); or takes it out.
 
         Raises:
           ApiError: 404, there is no such task to remove; 409, the server has no bank, or the task
@@ -278,11 +273,8 @@ class Snapshots:
                 )
                 if lost and what == "data":
                     raise ConfigError(f"with these data nobody could ask {', '.join(lost)}")
-            except (
-                M6RecError,
-                OSError,
-                ValueError,
-            ) as error:  # such as a name that no file may have
+            # Such as a name that no file may have.
+            except (M6RecError, OSError, ValueError) as error:
                 raise ApiError(409, "cannot_be_changed", str(error)) from error
             self._current = new
             self._swapped(what)

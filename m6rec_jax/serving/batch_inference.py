@@ -69,21 +69,20 @@ class BatchReport:
 
     def __str__(self) -> str:
         """The closing line, and others where something was missing or ignored."""
-        rejected, without, ignored = (
-            ", ".join(f"{name} {number:,}" for name, number in self.numbers(what).most_common())
+        counts = {
+            what: ", ".join(f"{name} {n:,}" for name, n in self.numbers(what).most_common())
             for what in ("rejected", "without", "ignored")
+        }
+        answered, rejected = self.totals["answered"], self.numbers("rejected").total()
+        text = (
+            f"{answered + rejected:,} requests: {answered:,} answered ({self.output}), "
+            f"{rejected:,} rejected ({self.rejected}{': ' if rejected else ''}{counts['rejected']})"
         )
-        answered, number = self.totals["answered"], self.numbers("rejected").total()
-        lines = [
-            f"{answered + number:,} requests: {answered:,} answered ({self.output}), {number:,} "
-            f"rejected ({self.rejected}{': ' if number else ''}{rejected})"
-        ]
-        if without:
-            lines.append(f"Answered with what is known, in rows: {without}")
-        if ignored:
-            words = "Fields that the data set does not have were ignored, in rows"
-            lines.append(f"{words}: {ignored}")
-        return "\n".join(lines)
+        if counts["without"]:
+            text += f"\nAnswered with what is known, in rows: {counts['without']}"
+        if counts["ignored"]:
+            text += f"\nFields that the data set does not have, in rows: {counts['ignored']}"
+        return text
 
 
 @gin.configurable

@@ -30,7 +30,7 @@ import jax
 from m6rec_jax.engine.decoding.continuous import ContinuousGenerator
 from m6rec_jax.engine.decoding.stream import GenerationStream
 from m6rec_jax.errors import ConfigError, M6RecError
-from m6rec_jax.jobs.answering import Accepted, Result
+from m6rec_jax.jobs.answering import Accepted, Answer
 from m6rec_jax.jobs.generation import answer_of
 
 log = logging.getLogger(__name__)
@@ -168,7 +168,7 @@ class Scheduler:
         *,
         deadline: float = math.inf,
         on_text: OnText | None = None,
-    ) -> Queued[Result]:
+    ) -> Queued[Answer]:
         """Queues a request.
 
         Args:
@@ -318,7 +318,7 @@ class Scheduler:
             return sum(self._answer([one]) for one in batch)
         for one, result in answered:
             for index, text in enumerate(getattr(result, "texts", ())):
-                one.say(index, text)
+                one.say(index, text.continuation)
             one.set_result(result)
         return 0
 

@@ -22,11 +22,11 @@ from m6rec_jax.bank.loading import load_with_bank
 from m6rec_jax.engine.task_settings import dialogue_part, task_name
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.io.closest import did_you_mean
-from m6rec_jax.jobs.answering import Accepted, Handler, Result, grouped
+from m6rec_jax.jobs.answering import Accepted, Answer, Handler, grouped
 from m6rec_jax.jobs.job import job_of, jobs
 from m6rec_jax.jobs.resources import INDEXED, Resources, ServiceOptions
 from m6rec_jax.requests.request import RejectedRow
-from m6rec_jax.sharding import LogicalRules
+from m6rec_jax.sharding import LogicalRules, make_mesh
 
 
 class Service(Resources):
@@ -49,7 +49,8 @@ class Service(Resources):
           model_dir: of a training run; with a bank, of one that has its tasks' backbone.
           bank: folder of a prompt bank; None: the run's own tasks.
           step: which checkpoint; None: the newest.
-          mesh, rules: devices to spread the model over; None: the default device.
+          mesh, rules: devices to spread the model over, of rules alone those of `make_mesh` (gin);
+            without both the default device.
           options: see `ServiceOptions`.
 
         Raises:
@@ -57,6 +58,7 @@ class Service(Resources):
           ConfigError: an index of a task that there is not.
         """
         options = options or ServiceOptions()
+        mesh = make_mesh() if rules and mesh is None else mesh
         loaded = load_with_bank(model_dir, bank=bank, step=step, mesh=mesh, rules=rules)
         if options.segments is not None:
             loaded.use_segments(options.segments)
@@ -135,7 +137,7 @@ class Service(Resources):
         except RejectedRow as problem:
             return problem
 
-    def answer(self, accepted: Sequence[Accepted]) -> list[Result]:
+    def answer(self, accepted: Sequence[Accepted]) -> list[Answer]:
         """Answers requests of any tasks and jobs, in their order.
 
         Raises:

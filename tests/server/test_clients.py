@@ -140,7 +140,7 @@ def test_openai_completes(ai: openai.OpenAI, service: Service) -> None:
     )
     prefixed = generator.write([TextRequest(PROFILE.splitlines(), "horror:", "titles")])
     assert about.choices[0].text == prefixed[0].continuation
-    with pytest.raises(openai.ConflictError, match="several tasks write"):
+    with pytest.raises(openai.ConflictError, match="name one of them: contents, reasons, titles"):
         ai.completions.create(model="m6rec", prompt="a")
 
 

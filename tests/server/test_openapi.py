@@ -43,16 +43,7 @@ def test_documentation_needs_no_other_host(client: TestClient) -> None:
         assert client.get(f"/docs-files{file}").status_code == 200
 
 
-def test_examples_are_answered(client: TestClient) -> None:
-    document = client.get("/openapi.json").json()
-    answered = 0
-    for path, methods in document["paths"].items():
-        content = methods.get("post", {}).get("requestBody", {}).get("content", {})
-        schema = content.get("application/json", {}).get("schema", {}).get("$ref", "")
-        name = schema.rpartition("/")[2]
-        for body in document["components"]["schemas"].get(name, {}).get("examples", []):
-            response = client.post(path, json=body)
-            assert response.status_code == 200, (path, body, response.text)
-            assert not response.json().get("predictions", [{}])[0].get("error")
-            answered += 1
-    assert answered >= 10
+def test_columns_of_the_data_sets(client: TestClient) -> None:
+    schemas = client.get("/openapi.json").json()["components"]["schemas"]
+    assert "taste" in schemas["User-films"]["properties"]
+    assert {"$ref": "#/components/schemas/Event-films"} in schemas["Event"]["anyOf"]

@@ -375,7 +375,7 @@ def test_ignored_fields_are_told_once(folder: Path, tmp_path: Path) -> None:
     rows = [request(n) | {"user": {"taste": "x", "tatse": 1}} for n in range(3)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     report = infer(folder, tmp_path / "out.jsonl", requests=path)
-    assert str(report).endswith("were ignored, in rows: user.tatse 3")
+    assert str(report).endswith("does not have, in rows: user.tatse 3")
 
 
 def test_requests_alone_are_enough(folder: Path, data: ServingData, tmp_path: Path) -> None:

@@ -43,7 +43,12 @@ class Service:
         self.batches.append([one.number for one in accepted])
         if any(one.number == -1 for one in accepted):
             raise RuntimeError("no")
-        return [SimpleNamespace(texts=[f"{one.number}"]) for one in accepted]
+        return [
+            SimpleNamespace(
+                number=one.number, texts=[SimpleNamespace(continuation=f"{one.number}")]
+            )
+            for one in accepted
+        ]
 
 
 @pytest.fixture
@@ -126,7 +131,7 @@ def test_beside_a_batch_another_begins_once_it_is_full(schedulers: Any) -> None:
     time.sleep(0.05)
     assert not any(future.done() for future in some)
     some.append(scheduler.submit(quick.asked(3)))
-    assert [future.result(WAIT).texts for future in some] == [["0"], ["1"], ["2"], ["3"]]
+    assert [future.result(WAIT).number for future in some] == [0, 1, 2, 3]
     assert not first.done()
     assert quick.batches == [[0, 1, 2, 3]]
     slow.go.set()
@@ -162,10 +167,10 @@ def test_one_that_cannot_be_answered_harms_no_other(schedulers: Any) -> None:
     futures = [blocked(scheduler, service)]
     futures += [scheduler.submit(service.asked(n)) for n in (1, -1, 2)]
     service.go.set()
-    assert [futures[n].result(WAIT).texts for n in (1, 3)] == [["1"], ["2"]]
+    assert [futures[n].result(WAIT).number for n in (1, 3)] == [1, 2]
     with pytest.raises(RuntimeError, match="no"):
         futures[2].result(WAIT)
-    assert scheduler.submit(service.asked(3)).result(WAIT).texts == ["3"]
+    assert scheduler.submit(service.asked(3)).result(WAIT).number == 3
 
 
 def test_late_and_cancelled_requests_take_no_time(schedulers: Any) -> None:
@@ -183,8 +188,8 @@ def test_late_and_cancelled_requests_take_no_time(schedulers: Any) -> None:
     with pytest.raises(DeadlinePassed):
         late.result(WAIT)
     service.go.set()
-    assert kept.result(WAIT).texts == ["3"]
-    assert first.result(WAIT).texts == ["0"]
+    assert kept.result(WAIT).number == 3
+    assert first.result(WAIT).number == 0
     assert service.batches == [[0], [3, 4, 5]]
 
 
@@ -211,8 +216,8 @@ def test_texts_come_by_pieces_and_a_listener_that_fails_harms_nobody(schedulers:
     def fail(index: int, text: str) -> None:
         raise RuntimeError(text)
 
-    assert scheduler.submit(service.asked(8), on_text=fail).result(WAIT).texts == ["8"]
-    assert scheduler.submit(service.asked(9)).result(WAIT).texts == ["9"]
+    assert scheduler.submit(service.asked(8), on_text=fail).result(WAIT).number == 8
+    assert scheduler.submit(service.asked(9)).result(WAIT).number == 9
 
 
 def test_closing_finishes_what_there_is(schedulers: Any) -> None:
@@ -221,7 +226,7 @@ def test_closing_finishes_what_there_is(schedulers: Any) -> None:
     futures += [scheduler.submit(service.asked(n)) for n in (1, 2)]
     threading.Timer(0.05, service.go.set).start()
     assert scheduler.close(WAIT)
-    assert [future.result(0).texts for future in futures] == [["0"], ["1"], ["2"]]
+    assert [future.result(0).number for future in futures] == [0, 1, 2]
     with pytest.raises(SchedulerClosed):
         scheduler.submit(service.asked(3))
 
@@ -232,4 +237,4 @@ def test_closing_finishes_what_there_is(schedulers: Any) -> None:
     with pytest.raises(SchedulerClosed):
         waiting.result(0)
     stuck.go.set()
-    assert running.result(WAIT).texts == ["0"]
+    assert running.result(WAIT).number == 0
