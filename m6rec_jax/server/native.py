@@ -78,8 +78,8 @@ async def predict(body: schemas.Predict, asked: Asked) -> dict[str, list[dict[st
 
 def _row(body: schemas.Ask, **changes: Any) -> dict[str, Any]:
     """The fields of a request."""
-    row = {name: getattr(body, name) for name in type(body).model_fields if name not in _OURS}
-    return {name: value for name, value in row.items() if value is not None} | changes
+    fields = [name for name in type(body).model_fields if name not in _OURS]
+    return {name: getattr(body, name) for name in fields} | changes
 
 
 def _answered(

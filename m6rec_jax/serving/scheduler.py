@@ -187,18 +187,12 @@ class Scheduler:
           QueueFull, SchedulerClosed: it was not queued.
         """
         handler = accepted.handler
-        queued = Queued[Any](
-            handler.job,
-            (handler.resources, handler.group),
-            handler.answer,
-            accepted,
-            handler.resources.batch_sizes,
-            (deadline, next(self._numbers)),
-            on_text,
-        )
+        resources, order = handler.resources, (deadline, next(self._numbers))
+        group, sizes = (resources, handler.group), resources.batch_sizes
+        queued = Queued[Any](handler.job, group, handler.answer, accepted, sizes, order, on_text)
         if (texts := handler.texts(accepted)) is not None:
             queued.texts = collections.deque(texts)
-            queued.generator = handler.resources.continuous_generator()
+            queued.generator = resources.continuous_generator()
         return self._put(queued)
 
     def call_together(

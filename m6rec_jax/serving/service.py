@@ -57,8 +57,7 @@ class Service(Resources):
           CheckpointError: no model, or a bank of another backbone.
           ConfigError: an index of a task that there is not.
         """
-        options = options or ServiceOptions()
-        mesh = make_mesh() if rules and mesh is None else mesh
+        mesh, options = mesh or (make_mesh() if rules else None), options or ServiceOptions()
         loaded = load_with_bank(model_dir, bank=bank, step=step, mesh=mesh, rules=rules)
         if options.segments is not None:
             loaded.use_segments(options.segments)

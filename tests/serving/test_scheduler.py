@@ -137,20 +137,12 @@ def test_beside_a_batch_another_begins_once_it_is_full(schedulers: Any) -> None:
     slow.go.set()
 
 
-@pytest.mark.parametrize(
-    ("waiting", "smallest", "taken"),
-    [
-        (1, 1, 1),
-        (3, 1, 1),
-        (4, 1, 4),
-        (7, 1, 7),
-        (8, 1, 8),
-        (15, 1, 8),
-        (16, 1, 16),
-        (40, 1, 32),
-        (3, 8, 3),  # one by one they would be padded to as many
-    ],
-)
+PADDED = [(1, 1, 1), (3, 1, 1), (4, 1, 4), (7, 1, 7), (8, 1, 8), (15, 1, 8), (16, 1, 16)]
+# The last: one by one they would be padded to as many.
+PADDED += [(40, 1, 32), (3, 8, 3)]
+
+
+@pytest.mark.parametrize(("waiting", "smallest", "taken"), PADDED)
 def test_padding_is_worth_it(schedulers: Any, waiting: int, smallest: int, taken: int) -> None:
     """At least half of a padded batch is filled: a CPU computes padding, too."""
     scheduler, service = schedulers(), Service((smallest, 8, 32))
