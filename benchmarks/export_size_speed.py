@@ -31,8 +31,7 @@ from benchmarks.results_file import add_rows, results_path, told_rows
 from benchmarks.runs import m6rec
 from m6rec_jax.bank.export import add_prompts
 from m6rec_jax.data.store.prepared import Prepared
-from m6rec_jax.engine.loaded_model import LoadedModel
-from m6rec_jax.engine.model_folder import load_model, packed_of
+from m6rec_jax.engine.model_folder import LoadedModel, load_model, packed_of
 from m6rec_jax.engine.programs.packed_file import write_packed
 from m6rec_jax.errors import DataError
 from m6rec_jax.metrics.classification import auc

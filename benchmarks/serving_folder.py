@@ -25,8 +25,7 @@ from m6rec_jax.data.dataset.reading import write_dataset
 from m6rec_jax.data.dataset.schema import DatasetSpec
 from m6rec_jax.data.prepare import prepare
 from m6rec_jax.data.prepare_options import PrepareOptions
-from m6rec_jax.engine.loaded_model import InferenceSettings
-from m6rec_jax.engine.model_folder import save_assets
+from m6rec_jax.engine.model_folder import InferenceSettings, save_assets
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
 from m6rec_jax.serving.build_index import build_index

@@ -48,7 +48,7 @@ from m6rec_jax import configuration
 from m6rec_jax.checkpoints.huggingface import read_huggingface, write_huggingface
 from m6rec_jax.checkpoints.t5_weights import Weights
 from m6rec_jax.checkpoints.trees import flatten, nested
-from m6rec_jax.engine.candidates.scorer import CandidateScorer, as_read
+from m6rec_jax.engine.candidates.scoring import CandidateScorer
 from m6rec_jax.engine.engine import EngineOptions
 from m6rec_jax.engine.programs.runtime import Runtime
 from m6rec_jax.engine.segments.cache import SegmentCache
@@ -121,8 +121,6 @@ class MeanLogProbability(CandidateScorer):
 
     _targets = ("decoder_target_tokens", "decoder_loss_weights")
     decoder_features = (*CandidateScorer.decoder_features, *_targets)
-
-    finish = staticmethod(as_read)
 
     @staticmethod
     def read(model: M6Rec, variables: Any, hidden: Any, features: Any) -> jax.Array:

@@ -157,7 +157,7 @@ class Recommender:
     def likelihood(self, candidates: Records, **asked: Unpack[Asked]) -> list[ScoredItem]:
         """How likely each candidate's better outcome is, in their order: needs no training.
 
-        See `LikelihoodScorer` for other questions.
+        See `LikelihoodAnswers` for other questions.
         """
         return self._answer("likelihood", asked, candidates=candidates)[1].items
 

@@ -35,7 +35,6 @@ from m6rec_jax.jobs.classification import ClassificationPredictions
 from m6rec_jax.jobs.generation import GenerationPredictions
 from m6rec_jax.jobs.job import Evaluation
 from m6rec_jax.jobs.language import LanguagePredictions
-from m6rec_jax.jobs.likelihood import LikelihoodPredictions
 from m6rec_jax.jobs.retrieval import TWO_TOWERS, RetrievalPredictions, baseline_ranks
 from m6rec_jax.jobs.scoring import ScoringPredictions, mean_baselines
 from m6rec_jax.metrics.baselines import MEAN_BASELINES
@@ -191,7 +190,7 @@ def report_on_run(
     name, lengths = trained_on(run / CONFIG_FILE)
     tasks = evaluated_tasks(name)
     datasets = {task.dataset: task.prepared() for task in tasks}  # raises where they are not here
-    mesh, rules = all_devices(run, None)
+    mesh, rules = all_devices(None)
     restored = restore_model(
         run, vocabulary_fingerprint=task_vocabulary(name).fingerprint, mesh=mesh, rules=rules
     )
@@ -359,7 +358,7 @@ def _figures(result: TaskResult, several: bool) -> Iterator[Figure]:
         by_name = {_shown(name): of_rows for name, of_rows in ranks.items()}
         longest = min(50, int(found.num_ranked.max()))
         yield report_figures.hit_rates(title, {"this model": found.ranks, **by_name}, longest)
-    if not isinstance(found, ScoringPredictions | LikelihoodPredictions):
+    if not isinstance(found, ScoringPredictions):
         return
     if len(np.unique(found.labels)) < 2:  # of few rows: no curve has an area
         return
@@ -368,8 +367,7 @@ def _figures(result: TaskResult, several: bool) -> Iterator[Figure]:
         fitted = mean_baselines(result.evaluation)
         scores = fitted.scores(found.users, found.items)
         baselines = {_shown(name): values for name, values in scores.items()}
-    scores_of_model = found.scores if found.probabilities is None else found.probabilities
-    of_all = {"this model": scores_of_model, **baselines}
+    of_all = {"this model": found.probabilities, **baselines}
     yield report_figures.roc_curves(title, found.labels, of_all)
     if found.probabilities is not None:
         yield from report_figures.calibration(title, found.labels, found.probabilities)
@@ -489,10 +487,9 @@ def _answers(
 def _remark(result: TaskResult, number: int) -> str:
     """The model's answer to the labelled text with this number, in the order of the rows."""
     found = result.predictions
-    if isinstance(found, ScoringPredictions | LikelihoodPredictions):
-        scores = found.scores if found.probabilities is None else found.probabilities
+    if isinstance(found, ScoringPredictions):
         answer = "positive" if found.labels[number] else "negative"
-        return f"model {scores[number]:.2f}, truth {answer}"
+        return f"model {found.probabilities[number]:.2f}, truth {answer}"
     if isinstance(found, ClassificationPredictions):
         best = int(found.probabilities[number].argmax())
         share = found.probabilities[number, best]

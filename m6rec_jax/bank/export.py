@@ -144,9 +144,6 @@ def export_prompts(
                 retrieval_dim=prompts.retrieval_dim,
                 source_length=settings.source_length,
                 target_length=settings.target_length,
-                candidate_length=min(
-                    filter(None, (task.candidate_length, settings.candidate_length)), default=None
-                ),
             ),
             metrics=_metrics(epath.Path(model_dir), name, restored.step, len(settings.tasks)),
             source={"run": str(model_dir), "task": name, "step": restored.step},

@@ -23,8 +23,7 @@ from m6rec_jax.bank.folder import BankFolder, TaskPrompts
 from m6rec_jax.bank.manifest import WHAT, PromptManifest, check_owner
 from m6rec_jax.checkpoints.fingerprint import on_host
 from m6rec_jax.checkpoints.trees import PyTree, flatten, nested
-from m6rec_jax.engine.loaded_model import LoadedModel, digest
-from m6rec_jax.engine.model_folder import variable_targets
+from m6rec_jax.engine.model_folder import LoadedModel, digest, variable_targets
 from m6rec_jax.engine.task_settings import task_name
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model import M6Rec

@@ -16,9 +16,10 @@ from m6rec_jax.checkpoints.fingerprint import backbone_fingerprint
 from m6rec_jax.checkpoints.location import locate, read_manifest
 from m6rec_jax.checkpoints.manifest import check_vocabulary
 from m6rec_jax.checkpoints.restore import PARAMS, restore_item
-from m6rec_jax.engine.backbone import Backbone
-from m6rec_jax.engine.loaded_model import InferenceSettings, LoadedModel
+from m6rec_jax.engine.engine import Backbone
 from m6rec_jax.engine.model_folder import (
+    InferenceSettings,
+    LoadedModel,
     load_model,
     read_settings,
     read_vocabulary,
@@ -105,8 +106,6 @@ def load_bank(
         settings=InferenceSettings(source_length, target_length),
         step=location.step,
         backbone=Backbone(model, params, Runtime(mesh, rules), source_length, target_length),
-        mesh=mesh,
-        rules=rules,
         backbone_fingerprint=fingerprint,
         folder=folder,
         manifests={},

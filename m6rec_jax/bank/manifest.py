@@ -8,6 +8,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from m6rec_jax.checkpoints.manifest import TensorSpec, library_versions, read_model_config
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.errors import CheckpointError, M6RecError
@@ -92,7 +94,7 @@ def parse_prompt_manifest(text: str, where: str) -> PromptManifest:
             raise CheckpointError(
                 f"{where} is of format {format_}, this reads {FORMAT}: add it anew"
             )
-        values["settings"] = TaskSettings.from_json(values["settings"])
+        values["settings"] = msgspec.convert(values["settings"], TaskSettings)
         values["tensors"] = {
             name: TensorSpec(tuple(spec["shape"]), spec["dtype"])
             for name, spec in values["tensors"].items()

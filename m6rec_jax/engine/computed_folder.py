@@ -18,14 +18,15 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import jax.numpy as jnp
+import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from m6rec_jax.errors import CheckpointError, ConfigError, DataError
 from m6rec_jax.io.hashing import file_sha256
-from m6rec_jax.io.locks import Unfinished, unfinished_folder
+from m6rec_jax.io.locks import unfinished_folder
 from m6rec_jax.io.progress import progress_bar
 
 log = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ class ComputedManifest:
       model: `LoadedModel.fingerprint` of the task.
       content: fingerprint of the catalogue that it was computed of, and of how it is kept.
       task: by whose prompts.
-      dtype: of the numbers.
+      dtype: of the numbers: 'float32' or 'bfloat16'.
       count: entries of the catalogue.
       shape: rows of numbers of all entries, and how wide they are.
       checksums: file -> SHA-256.
@@ -61,62 +62,75 @@ class ComputedManifest:
     checksums: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
-def read_manifest(folder: str | Path, command: str) -> ComputedManifest:
-    """The manifest of a folder; raises CheckpointError where `command` made none, or damage."""
+def read_manifest(folder: str | Path, command: str, model: str | None = None) -> ComputedManifest:
+    """The manifest of a folder.
+
+    Args:
+      folder: made by `command`.
+      command: see `ComputedManifest`.
+      model: fingerprint of the model in use: then the files must be its own, as they were written.
+
+    Raises:
+      CheckpointError: there is none, it is damaged, or another command's or model's.
+    """
     path = Path(folder) / MANIFEST
     try:
-        manifest = ComputedManifest(**json.loads(path.read_text("utf-8")))
+        manifest = msgspec.json.decode(path.read_bytes(), type=ComputedManifest)
     except FileNotFoundError as error:
         raise CheckpointError(
             f"{folder} has no {MANIFEST}: `{command}` makes such a folder"
         ) from error
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged: {error}; run `{command}` anew") from error
     if manifest.command != command:
         raise CheckpointError(f"{folder} was made by `{manifest.command}`, not by `{command}`")
-    return manifest
-
-
-def checked_manifest(folder: Path, command: str, model: str) -> ComputedManifest:
-    """The manifest of a folder whose files are as they were written.
-
-    Args:
-      folder, command: see `read_manifest`.
-      model: fingerprint of the model in use.
-
-    Raises:
-      CheckpointError: there is none, it is damaged, or another model's.
-    """
-    manifest = read_manifest(folder, command)
+    if model is None:
+        return manifest
     if manifest.model != model:
         raise CheckpointError(
             f"{folder} was computed by another model (fingerprint {manifest.model[:16]}…, the one "
             f"in use has {model[:16]}…), to which it means nothing; make it anew with `{command}`"
         )
     for name, checksum in manifest.checksums.items():
-        if not (folder / name).is_file() or file_sha256(folder / name) != checksum:
-            raise CheckpointError(f"{folder / name} is missing or damaged; run `{command}` anew")
+        file = path.with_name(name)
+        if not file.is_file() or file_sha256(file) != checksum:
+            raise CheckpointError(f"{file} is missing or damaged; run `{command}` anew")
     return manifest
 
 
 def write_folder(
     folder: Path,
     manifest: ComputedManifest,
-    files: Sequence[str],
-    write: Callable[[Unfinished], None],
+    file: str,
+    entries: Sequence[T],
+    ends: np.ndarray,
+    compute: Callable[[Iterable[Sequence[T]]], Iterable[np.ndarray]],
+    others: Mapping[str, Callable[[Path], Any]],
+    *,
+    block: int = BLOCK,
+    progress: bool = True,
 ) -> ComputedManifest:
-    """Computes a new folder; goes on where a killed run stopped.
+    """Computes a new folder, block by block; goes on where a killed run stopped.
 
     Args:
       folder: new or empty; where the same lies already, nothing is done.
       manifest: without checksums.
-      files: names of the files beside the manifest.
-      write: writes them, with the help of `write_rows`.
+      file: name of the file of all rows, `manifest.shape`.
+      entries: of the catalogue.
+      ends: how many rows the entries up to each have together, int `[entries]`.
+      compute: blocks of entries to the rows of each block, in their order.
+      others: names of the other files, and what writes each.
+      block: entries computed at a time.
+      progress: whether to show a bar.
 
     Raises:
-      DataError: something else is there, or another process is writing it.
+      DataError: something else is there, another process is writing it, or rows hold NaN or
+        infinity.
       CheckpointError: the manifest that is there is damaged.
+      ConfigError: blocks of nothing.
     """
+    if block < 1:
+        raise ConfigError(f"block = {block} must be at least 1")
     with contextlib.suppress(OSError):
         folder.rmdir()  # where it is empty, it is as good as new
     if folder.exists():
@@ -132,61 +146,31 @@ def write_folder(
         return there
     made_of = [manifest.model, manifest.content, manifest.dtype]
     with unfinished_folder(folder, f"writing {folder}", made_of) as unfinished:
-        write(unfinished)
-        checksums = {name: file_sha256(unfinished.path / name) for name in files}
+        done, total = unfinished.done(), len(entries)
+        if done:
+            log.info("%s of %s entries were computed before", f"{done:,}", f"{total:,}")
+        path, dtype = unfinished.path / file, jnp.dtype(manifest.dtype)
+        # A file of bfloat16 is one of two bytes each to numpy.
+        mapped = np.lib.format.open_memmap(
+            path, "r+" if done else "w+", dtype, tuple(manifest.shape)
+        )
+        rows = mapped.view(dtype)
+        blocks = (entries[start : start + block] for start in range(done, total, block))
+        with progress_bar(
+            total=total, initial=done, desc=path.stem, unit=" items", disable=not progress
+        ) as bar:
+            for values in compute(blocks):
+                if not np.isfinite(values).all():
+                    raise DataError(f"{path} would hold NaN or infinity: has training diverged?")
+                first, done = done, min(done + block, total)
+                rows[ends[first - 1] if first else 0 : ends[done - 1]] = values.astype(dtype)
+                mapped.flush()
+                unfinished.record(done)
+                bar.update(done - first)
+        for name, write in others.items():
+            write(unfinished.path / name)
+        checksums = {name: file_sha256(unfinished.path / name) for name in (file, *others)}
         manifest = dataclasses.replace(manifest, checksums=checksums)
         described = json.dumps(dataclasses.asdict(manifest), indent=2)
         (unfinished.path / MANIFEST).write_text(described + "\n", "utf-8")
     return manifest
-
-
-def write_rows(
-    unfinished: Unfinished,
-    name: str,
-    entries: Sequence[T],
-    ends: np.ndarray,
-    compute: Callable[[Iterable[Sequence[T]]], Iterable[np.ndarray]],
-    *,
-    width: int,
-    dtype: npt.DTypeLike = np.float32,
-    block: int = BLOCK,
-    progress: bool = True,
-) -> None:
-    """Fills a file with the rows of all entries, block by block, from where the last run stopped.
-
-    Args:
-      unfinished: the folder.
-      name: of the file, `[rows, width]`.
-      entries: of the catalogue.
-      ends: how many rows the entries up to each have together, int `[entries]`.
-      compute: blocks of entries to the rows of each block, in their order.
-      width, dtype: of the rows.
-      block: entries computed at a time.
-      progress: whether to show a bar.
-
-    Raises:
-      DataError: rows hold NaN or infinity.
-      ConfigError: blocks of nothing.
-    """
-    if block < 1:
-        raise ConfigError(f"block = {block} must be at least 1")
-    done, total = unfinished.done(), len(entries)
-    if done:
-        log.info("%s of %s entries were computed before", f"{done:,}", f"{total:,}")
-    path, mode = unfinished.path / name, "r+" if done else "w+"
-    # A file of bfloat16 is one of two bytes each to numpy.
-    file = np.lib.format.open_memmap(path, mode, dtype, (int(ends[-1]), width))
-    rows = file.view(dtype)
-    blocks = (entries[start : start + block] for start in range(done, total, block))
-    with progress_bar(
-        total=total, initial=done, desc=path.stem, unit=" items", disable=not progress
-    ) as bar:
-        for values in compute(blocks):
-            if not np.isfinite(values).all():
-                raise DataError(f"{path} would hold NaN or infinity: has training diverged?")
-            first, last = done, min(done + block, total)
-            rows[ends[first - 1] if first else 0 : ends[last - 1]] = values.astype(dtype)
-            file.flush()
-            unfinished.record(last)
-            bar.update(last - first)
-            done = last

@@ -11,25 +11,89 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
-from m6rec_jax.engine.backbone import Backbone
+from m6rec_jax.checkpoints.fingerprint import checksums
+from m6rec_jax.checkpoints.trees import PyTree, flatten
 from m6rec_jax.engine.programs.runtime import Runtime, checked_buckets
 from m6rec_jax.engine.segments.cache import SegmentCache, gathered_source
-from m6rec_jax.engine.task_settings import RequestedTasks, TaskSettings, check_part
+from m6rec_jax.engine.task_settings import (
+    SIZES,
+    TaskSettings,
+    check_number,
+    check_part,
+    task_settings,
+)
+from m6rec_jax.errors import ConfigError
 from m6rec_jax.model import Encoded, M6Rec
-from m6rec_jax.sharding import LogicalRules
+from m6rec_jax.model.decoding_layout import for_decoding_on_cpu
 from m6rec_jax.text import rows
 from m6rec_jax.text.layout import Row, pad_batch
 from m6rec_jax.text.vocabulary import Vocabulary
 
 Array = jax.Array
 Variables = Mapping[str, Any]
+_lay_out = jax.jit(for_decoding_on_cpu, static_argnums=0)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Backbone:
+    """Tasks may come and go beside it; nothing in here depends on them.
+
+    Attributes:
+      model: with its configuration.
+      params: on the devices.
+      runtime: where programs run.
+      source_length, target_length: S and T, most tokens of a history and a decoder row.
+    """
+
+    model: M6Rec
+    params: PyTree
+    runtime: Runtime
+    source_length: int
+    target_length: int
+    _lock: threading.Lock = dataclasses.field(default_factory=threading.Lock, init=False)
+
+    @functools.cached_property
+    def checksums(self) -> Any:
+        """Of the parameters, by name."""
+        return checksums(flatten(self.params))
+
+    @functools.cached_property
+    def segments(self) -> SegmentCache | None:
+        """What early layers computed for any engine; None: late interaction is off."""
+        if not self.model.config.late_layers_start:
+            return None
+        return SegmentCache(
+            self.model,
+            source_length=self.source_length,
+            target_length=self.target_length,
+            runtime=self.runtime,
+        )
+
+    def for_decoding(self, variables: Variables) -> Variables:
+        """Variables with these parameters, as decoding step by step reads them fastest.
+
+        On a CPU that is a copy of the decoder, made once. A decoder of bytes stays as it is, since
+        its copy would take as much memory as floats.
+        """
+        if (
+            "embedding_scale" in self.params["token_embedder"]
+            or jax.default_backend() != "cpu"
+            or self.runtime.mesh is not None
+        ):
+            return variables
+        with self._lock:
+            return {**variables, **self._decoder}
+
+    @functools.cached_property
+    def _decoder(self) -> Variables:
+        return _lay_out(self.model.config, {"params": self.params})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,13 +108,12 @@ class EngineOptions:
       candidate_length: most tokens of a candidate or item, `[BOS]` and `[EOS]` included; None: T.
       batch_sizes: numbers of rows to pad to, ascending.
       source_buckets, target_buckets: lengths to pad to; None: S, S/2, S/4 and T, T/2, T/4.
-      mesh: devices to spread rows over; None: the default device.
-      rules: logical-axis rules, with a mesh.
+      runtime: where programs run.
       backbone: what engines of the model share; None: the engine makes its own.
       segments: cache of what early layers compute; None: it is computed for every request.
       early_exit: leave the decoder where tasks say so (`TaskSettings.exits`).
       programs: makes a compiled program of its name and its function of variables and features;
-        None: `jax.jit` does. An export has its own, and `m6rec export` records them.
+        None: `jax.jit` does; `m6rec export` records them.
       progress: show bars over the batches of a catalogue, or of texts that are written.
     """
 
@@ -64,8 +127,7 @@ class EngineOptions:
     batch_sizes: Sequence[int] = (1, 8, 32)
     source_buckets: Sequence[int] | None = None
     target_buckets: Sequence[int] | None = None
-    mesh: Mesh | None = None
-    rules: LogicalRules = ()
+    runtime: Runtime = dataclasses.field(default_factory=Runtime)
     backbone: Backbone | None = None
     segments: SegmentCache | None = None
     early_exit: bool = True
@@ -95,7 +157,7 @@ class Engine:
       ConfigError: a model without what is needed, or buckets that do not end with S and T.
     """
 
-    # What a task must have, see `RequestedTasks`.
+    # What a task must have: 'classes' or 'retrieval projections'.
     needed_part: str = ""
 
     def __init__(
@@ -105,9 +167,7 @@ class Engine:
         self.options = options
         names = ", ".join(filter(None, sorted(options.tasks))) or "none"
         check_part(model.config.prompts, self.needed_part, f"the model (tasks: {names})")
-        self._segments = options.segments
-        self._tasks = RequestedTasks(options.tasks, options.task, self.needed_part)
-        self._runtime = Runtime(options.mesh, tuple(options.rules))
+        self._segments, self._runtime = options.segments, options.runtime
         self._backbone = options.backbone or Backbone(
             model,
             variables["params"],
@@ -126,9 +186,32 @@ class Engine:
             options.candidate_length or options.target_length, options.target_length
         )
 
-    def check_task(self, name: str) -> None:
-        """Raises ConfigError where there is no such task, or it lacks what the engine needs."""
-        self._tasks.one(name)
+    def settings(self, task: str | None = None) -> TaskSettings:
+        """Settings of one task; None: the default.
+
+        Raises:
+          ConfigError: no such task, or one that lacks what the engine needs.
+        """
+        name = task or self.options.task
+        settings = task_settings(self.options.tasks, name)
+        if self.needed_part and getattr(settings, SIZES[self.needed_part]) == 0:
+            kind = f", a task of kind '{settings.kind}'," if settings.kind else ""
+            raise ConfigError(f"'{name}'{kind} has no {self.needed_part}")
+        return settings
+
+    def settings_of(self, tasks: Sequence[str] | None, number: int) -> list[TaskSettings]:
+        """Settings of `number` requests by the names of their tasks; None: all have the default.
+
+        Raises:
+          DataError: another number of names. ConfigError: as `settings`.
+        """
+        if tasks is None:
+            return [self.settings()] * number if number else []
+        if isinstance(tasks, str):  # a string is a sequence of strings, too
+            raise ConfigError(f"tasks = {tasks!r}: give one task per request, [{tasks!r}, ...]")
+        check_number(number, tasks=tasks)
+        settings = {name: self.settings(name) for name in set(tasks)}
+        return [settings[name] for name in tasks]
 
     def warm_up_histories(self) -> list[list[str]]:
         """A history for each source bucket, which fills more than the bucket before."""
@@ -150,7 +233,7 @@ class Engine:
         return self._runtime.program(function, *static)
 
     def _decoding_variables(self) -> Variables:
-        """The variables as decoding reads them fastest; an export's programs have their own."""
+        """The variables as decoding reads them fastest; what is recorded takes them as they are."""
         if self.options.programs is not None:
             return self.variables
         return self._backbone.for_decoding(self.variables)
@@ -180,7 +263,7 @@ class Engine:
             del batch["encoder_input_tokens"]
             # Where there is no token, any slot.
             slots = np.zeros((size, self.model.config.prompts.num_prompts + length), np.int32)
-            of_sources = self._segments.source_slots(self.variables, sources, settings)
+            of_sources = self._segments.source.slots(self.variables, sources, settings)
             for row, of_source in zip(slots, of_sources, strict=False):
                 row[: len(of_source)] = of_source
             batch["source_slots"] = slots

@@ -18,12 +18,11 @@ from __future__ import annotations
 
 import atexit
 import dataclasses
-import functools
 import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -32,30 +31,26 @@ import msgspec
 from etils import epath
 from jax.sharding import Mesh
 
+from m6rec_jax.checkpoints.fingerprint import checksums
 from m6rec_jax.checkpoints.location import absolute, locate, read_manifest
-from m6rec_jax.checkpoints.manifest import (
-    check_vocabulary,
-    read_model_config,
-    warn_of_a_better_step,
-)
+from m6rec_jax.checkpoints.manifest import check_vocabulary, warn_of_a_better_step
 from m6rec_jax.checkpoints.restore import PARAMS, PROMPTS, restore_item
-from m6rec_jax.checkpoints.trees import nested
-from m6rec_jax.engine.backbone import Backbone
+from m6rec_jax.checkpoints.trees import flatten
+from m6rec_jax.engine import computed_folder
+from m6rec_jax.engine.candidates.likelihood import LikelihoodScorer
+from m6rec_jax.engine.candidates.scoring import Scorer
+from m6rec_jax.engine.decoding.generation import Generator
+from m6rec_jax.engine.engine import Backbone, EngineOptions
 from m6rec_jax.engine.index.ranking_weights import RankingWeights
-from m6rec_jax.engine.loaded_model import (
-    DatasetSpecs,
-    InferenceSettings,
-    LoadedModel,
-    TrainedModel,
-    template_of,
-)
-from m6rec_jax.engine.programs.exported_model import ExportedModel, open_export
-from m6rec_jax.engine.programs.exported_programs import CONSTANTS, MANIFEST, Exported
+from m6rec_jax.engine.index.retrieval import Retriever
 from m6rec_jax.engine.programs.packed_archive import write_files
 from m6rec_jax.engine.programs.packed_file import Packed, quantized_variables, read_packed
 from m6rec_jax.engine.programs.runtime import Runtime
-from m6rec_jax.engine.task_settings import ExitSettings
+from m6rec_jax.engine.segments.cache import SegmentCache
+from m6rec_jax.engine.segments.store import STORE_COMMAND, SegmentStore
+from m6rec_jax.engine.task_settings import ExitSettings, TaskSettings, task_settings
 from m6rec_jax.errors import CheckpointError, ConfigError
+from m6rec_jax.io.hashing import sha256
 from m6rec_jax.model import M6Rec
 from m6rec_jax.model.m6rec import abstract_variables
 from m6rec_jax.model.quantization import BITS
@@ -66,16 +61,185 @@ from m6rec_jax.sharding import (
     placed_shapes,
     replicated,
 )
+from m6rec_jax.text.labels import Contrast
+from m6rec_jax.text.templates import DatasetTemplate
 from m6rec_jax.text.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+DatasetSpecs = Mapping[str, Mapping[str, Any]]
 ASSETS_FOLDER = "inference"
 DATA_FOLDER = "data"
 VOCABULARY_FILE, SETTINGS_FILE, DATASETS_FOLDER = "vocabulary.model", "settings.json", "datasets"
 EXITS_FILE, RANKING_FILE = "early_exit.json", "ranking.json"
 # What a packed file tells of the data sets that its model was trained on.
 _TOLD = ("description", "licence", "provenance")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class InferenceSettings:
+    """What inference must know beside the weights.
+
+    Attributes:
+      source_length, target_length: S and T of training.
+      tasks: seqio task name to its settings. Those of a bank come and go.
+    """
+
+    source_length: int
+    target_length: int
+    tasks: Mapping[str, TaskSettings] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class LoadedModel:
+    """The state of a training run's model at a moment: a value, which is never changed.
+
+    Attributes:
+      model: built from the checkpoint's own configuration.
+      variables: `{'params': ..., 'prompts': ...}` on the devices.
+      vocabulary: checked against the checkpoint's fingerprint.
+      settings: see `InferenceSettings`.
+      step: of the checkpoint.
+      backbone: shared with the other states of the model.
+      dataset_specs: by the `prepared` of tasks, what the data set's `dataset.json` holds.
+      data_dir: where prepared data lie that came with the model; None: none came.
+    """
+
+    model: M6Rec
+    variables: Mapping[str, Any]
+    vocabulary: Vocabulary
+    settings: InferenceSettings
+    step: int
+    backbone: Backbone
+    dataset_specs: DatasetSpecs = dataclasses.field(default_factory=dict)
+    data_dir: Path | None = None
+
+    @property
+    def tasks(self) -> Mapping[str, TaskSettings]:
+        """Settings of all tasks, by name."""
+        return self.settings.tasks
+
+    def dataset_spec(self, task: str = "") -> Mapping[str, Any] | None:
+        """What the `dataset.json` of a task's data set holds; None for tasks of texts.
+
+        Args:
+          task: name; there is no need to name the only one.
+
+        Raises:
+          ConfigError: no such task.
+        """
+        return self.dataset_specs.get(task_settings(self.settings.tasks, task).prepared)
+
+    def fingerprint(self, task: str = "", exits: bool = True) -> str:
+        """What a task's results depend on beside the request: SHA-256 (hex).
+
+        Two models that give other vectors or scores have other fingerprints, whatever their folders
+        are called; of one model it is the same on any mesh.
+
+        Args:
+          task: see `dataset_spec`; errors, too.
+          exits: whether it depends on where the task leaves the decoder; candidates' states do not.
+        """
+        template, settings = self.template(task), self.settings
+        lengths = {name: getattr(settings, name) for name in ("source_length", "target_length")}
+        described = {
+            "config": dataclasses.asdict(self.model.config),
+            "vocabulary": self.vocabulary.fingerprint,
+            # Two that are no longer there are in the fingerprints of indexes.
+            "lengths": lengths | {"tasks": None, "candidate_length": None},
+            "task": task_settings(settings.tasks, task).fingerprinted(exits),
+            "template": None if template is None else template.to_spec(),
+            "backbone": self.backbone.checksums,
+            "prompts": checksums(flatten(dict(self.variables.get("prompts", {})))),
+        }
+        return digest(described)
+
+    def template(self, task: str = "") -> DatasetTemplate | None:
+        """What renders users, behaviours and candidates of a task; errors as `dataset_spec`."""
+        spec = self.dataset_spec(task)
+        return None if spec is None else template_of(spec)
+
+    def options(self, task: str = "", **changes: Any) -> EngineOptions:
+        """Options of an engine whose requests may name any task of the model.
+
+        Args:
+          task: which task a request has that names none; empty: the only one.
+          changes: other fields of `EngineOptions`.
+
+        Raises:
+          ConfigError: no such task.
+        """
+        if task:
+            task_settings(self.settings.tasks, task)
+        shared: dict[str, Any] = {
+            "source_length": self.settings.source_length,
+            "target_length": self.settings.target_length,
+            "tasks": self.settings.tasks,
+            "task": task,
+            "runtime": self.backbone.runtime,
+            "backbone": self.backbone,
+            "segments": self.segments,
+        }
+        return EngineOptions(**(shared | changes))
+
+    def scorer(self, task: str = "", **changes: Any) -> Scorer:
+        """A `Scorer` for all tasks with classes; arguments and errors as `options`."""
+        return Scorer(self.model, self.variables, self.vocabulary, self.options(task, **changes))
+
+    def retriever(self, task: str = "", **changes: Any) -> Retriever:
+        """A `Retriever` for all tasks with projections; arguments and errors as `options`."""
+        return Retriever(self.model, self.variables, self.vocabulary, self.options(task, **changes))
+
+    def generator(self, task: str = "", **changes: Any) -> Generator:
+        """A `Generator`; arguments and errors as `options`.
+
+        Its texts are at most as long as those that `task` was trained on.
+        """
+        if task:
+            room = self.settings.target_length
+            of_task = task_settings(self.settings.tasks, task).target_length
+            changes = {"target_length": min(of_task or room, room)} | changes
+        return Generator(self.model, self.variables, self.vocabulary, self.options(task, **changes))
+
+    def likelihood_scorer(
+        self, contrast: Contrast, task: str = "", **changes: Any
+    ) -> LikelihoodScorer:
+        """A `LikelihoodScorer` of two labels; other arguments and errors as `options`."""
+        return LikelihoodScorer(
+            self.model, self.variables, self.vocabulary, self.options(task, **changes), contrast
+        )
+
+    @property
+    def segments(self) -> SegmentCache | None:
+        """What all engines share of early layers' work; None: late interaction is off."""
+        return self.backbone.segments
+
+    def use_segments(self, folder: str | Path) -> None:
+        """Lets the cache read candidates of `m6rec index segments`.
+
+        Raises:
+          ConfigError: late interaction is off. CheckpointError: see `SegmentStore`.
+        """
+        if self.segments is None:
+            raise ConfigError(
+                f"{folder} holds cached segments, but the model was trained without late "
+                "interaction (ModelConfig.late_layers_start = 0)"
+            )
+        task = computed_folder.read_manifest(folder, STORE_COMMAND).task
+        store = SegmentStore(folder, self.fingerprint(task, exits=False))
+        self.segments.candidates.store = store, task_settings(self.settings.tasks, task)
+
+
+def digest(described: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) of what results depend on."""
+    return sha256(json.dumps(described, sort_keys=True, default=str))
+
+
+def template_of(spec: Mapping[str, Any]) -> DatasetTemplate | None:
+    """The template in a `dataset.json`; None where it has none."""
+    if not spec.get("template"):
+        return None
+    return DatasetTemplate.parse(spec["template"], f"the model's data set {spec.get('name')!r}")
 
 
 def save_assets(
@@ -161,43 +325,37 @@ def load_model(
     mesh: Mesh | None = None,
     rules: LogicalRules = (),
 ) -> LoadedModel:
-    """Loads a model folder: checkpoint, vocabulary, templates and settings; or an export, or a file
-    of `m6rec compress pack`, whose weights stay bytes.
+    """Loads a model folder: checkpoint, vocabulary, templates and settings; or a file of `m6rec
+    compress pack`, whose weights stay bytes.
 
     Args and errors as `restore_model`; besides:
 
     Raises:
-      CheckpointError: there is no `inference` folder, or the export is damaged.
-      ConfigError: an export on several devices.
+      CheckpointError: there is no `inference` folder.
     """
-    opened: RestoredModel | None = None
+    restored: RestoredModel | None = None
     assets: str | Path = model_dir
-    made_of: Callable[..., TrainedModel] = TrainedModel
-    if is_export(model_dir):
-        opened, exported = _open_exported(model_dir, step, mesh)
-        made_of = functools.partial(ExportedModel, exported=exported)
-    elif Path(model_dir).is_file():
-        opened, assets = _open_packed(model_dir, step, mesh)
+    if Path(model_dir).is_file():
+        restored, assets = _open_packed(model_dir, step, mesh)
     else:
         locate(model_dir, step)  # a missing checkpoint is the first thing to say
     vocabulary, settings = read_vocabulary(assets), read_settings(assets)
     dataset_specs, data_dir = read_dataset_specs(assets), Path(assets) / DATA_FOLDER
     for spec in dataset_specs.values():
         template_of(spec)  # raises where it is none
-    restored = opened or restore_model(
+    rules = tuple(rules)
+    restored = restored or restore_model(
         model_dir,
         step=step,
         vocabulary_fingerprint=vocabulary.fingerprint,
         mesh=mesh,
         rules=rules,
     )
-    settings = calibrated(settings, assets, restored.step)
-    rules = tuple(rules)
-    return made_of(
+    return LoadedModel(
         model=restored.model,
         variables=restored.variables,
         vocabulary=vocabulary,
-        settings=settings,
+        settings=calibrated(settings, assets, restored.step),
         step=restored.step,
         backbone=Backbone(
             restored.model,
@@ -206,29 +364,17 @@ def load_model(
             settings.source_length,
             settings.target_length,
         ),
-        mesh=mesh,
-        rules=rules,
         dataset_specs=dataset_specs,
         data_dir=data_dir if data_dir.is_dir() else None,
     )
 
 
-def is_export(model_dir: str | Path) -> bool:
-    """Whether a folder is an export that `load_model` takes."""
-    return (epath.Path(model_dir) / MANIFEST).exists()
-
-
-def all_devices(
-    model_dir: str | Path, rules: LogicalRules | None
-) -> tuple[Mesh | None, LogicalRules]:
+def all_devices(rules: LogicalRules | None) -> tuple[Mesh, LogicalRules]:
     """`mesh` and `rules` of `load_model`, so that every device answers.
 
     Args:
-      model_dir: see `load_model`; an export runs on one device, so it has no mesh without rules.
       rules: logical-axis rules; None: `data_parallel`. The mesh comes from `make_mesh` (gin).
     """
-    if rules is None and is_export(model_dir):
-        return None, ()
     return make_mesh(), data_parallel() if rules is None else tuple(rules)
 
 
@@ -237,7 +383,8 @@ def _open_packed(
 ) -> tuple[RestoredModel, Path]:
     """A packed model, and a folder with what it carries, for as long as this process runs."""
     packed = read_packed(path)
-    _check_step(path, packed.step, step)
+    if step not in (None, packed.step):
+        raise CheckpointError(f"{path} is step {packed.step}, not step {step}")
     folder = Path(tempfile.mkdtemp())
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     write_files(folder, packed.files)
@@ -245,20 +392,6 @@ def _open_packed(
     where = None if mesh is None else replicated(mesh)
     variables = jax.device_put(packed.variables, where)
     return RestoredModel(M6Rec(packed.config), variables, packed.step), folder
-
-
-def _open_exported(
-    folder: str | Path, step: int | None, mesh: Mesh | None
-) -> tuple[RestoredModel, Exported]:
-    if mesh is not None:
-        raise ConfigError(f"{folder} is an export, which runs on one device: leave RULES out")
-    exported = open_export(folder)
-    manifest, exported_step = exported.manifest, int(exported.manifest["step"])
-    _check_step(folder, exported_step, step)
-    config = read_model_config(manifest["model"], str(manifest["versions"]["m6rec_jax"]))
-    # Constants are of single programs.
-    variables = {k: v for k, v in exported.weights.items() if not k.startswith(f"{CONSTANTS}/")}
-    return RestoredModel(M6Rec(config), nested(variables), exported_step), exported
 
 
 def assets_of(model_dir: str | Path) -> str | Path:
@@ -294,12 +427,6 @@ def packed_of(model_dir: str | Path, bits: int = BITS) -> Packed:
             }
         },
     )
-
-
-def _check_step(path: str | Path, step: int, wanted: int | None) -> None:
-    """A file or an export has one step; raises CheckpointError where another is wanted."""
-    if wanted not in (None, step):
-        raise CheckpointError(f"{path} is step {step}, not step {wanted}")
 
 
 def variable_targets(

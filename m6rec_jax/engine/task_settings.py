@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Mapping, Sized
 from typing import Any
-
-import msgspec
 
 from m6rec_jax.engine.index.ranking_weights import RankingWeights
 from m6rec_jax.errors import ConfigError, DataError
@@ -85,11 +83,6 @@ class TaskSettings:
         """Whether requests are one text: those of tasks that a user registered with seqio."""
         return self.kind == "generation" and not self.writing
 
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> TaskSettings:
-        """Of what `dataclasses.asdict` gave; raises msgspec.ValidationError for anything else."""
-        return msgspec.convert(values, cls)
-
     def fingerprinted(self, exits: bool = True) -> dict[str, Any]:
         """What embeddings and scores depend on, for JSON: neither where the data lie, nor what
         dialogues are told beside, nor how what was found is ordered.
@@ -140,7 +133,7 @@ def dialogue_part(settings: TaskSettings) -> str:
 
 
 # What tasks may lack, and the settings that say how much of it there is.
-_SIZES = {"classes": "num_options", "retrieval projections": "retrieval_dim"}
+SIZES = {"classes": "num_options", "retrieval projections": "retrieval_dim"}
 
 
 def check_part(prompts: PromptConfig, part: str, whose: str) -> None:
@@ -151,11 +144,11 @@ def check_part(prompts: PromptConfig, part: str, whose: str) -> None:
       part: 'classes', 'retrieval projections' or ''.
       whose: for the message.
     """
-    if part and (not getattr(prompts, _SIZES[part]) or (part, prompts.head) == ("classes", "none")):
+    if part and (not getattr(prompts, SIZES[part]) or (part, prompts.head) == ("classes", "none")):
         raise ConfigError(
             f"{whose} has no {part}: it was not trained for that. Name a task that it was trained "
             "on (MIXTURE_OR_TASK_NAME, or TASK where requests are answered), or a run of this one "
-            f"(MODEL_DIR). A bank has room for such tasks by BankCapacity.{_SIZES[part]}"
+            f"(MODEL_DIR). A bank has room for such tasks by BankCapacity.{SIZES[part]}"
         )
 
 
@@ -164,45 +157,3 @@ def check_number(number: int, **of_requests: Sized | None) -> None:
     for name, values in of_requests.items():
         if values is not None and len(values) != number:
             raise DataError(f"{len(values)} {name.replace('_', ' ')} for {number} requests")
-
-
-@dataclasses.dataclass(frozen=True)
-class RequestedTasks:
-    """Finds the settings that each request asks for by name.
-
-    Attributes:
-      tasks: name to settings.
-      default: the task of requests that name none; empty: the only one.
-      part: 'classes' or 'retrieval projections' where tasks without them must be refused.
-    """
-
-    tasks: Mapping[str, TaskSettings]
-    default: str
-    part: str
-
-    def one(self, name: str | None = None) -> TaskSettings:
-        """Settings of one task; None: the default.
-
-        Raises:
-          ConfigError: no such task, or one that lacks what is needed.
-        """
-        name = name or self.default
-        settings = task_settings(self.tasks, name)
-        if self.part and getattr(settings, _SIZES[self.part]) == 0:
-            kind = f", a task of kind '{settings.kind}'," if settings.kind else ""
-            raise ConfigError(f"'{name}'{kind} has no {self.part}")
-        return settings
-
-    def each(self, names: Sequence[str] | None, number: int) -> list[TaskSettings]:
-        """Settings of `number` requests by the names of their tasks; None: all have the default.
-
-        Raises:
-          DataError: another number of names. ConfigError: as `one`.
-        """
-        if names is None:
-            return [self.one()] * number if number else []
-        if isinstance(names, str):  # a string is a sequence of strings, too
-            raise ConfigError(f"tasks = {names!r}: give one task per request, [{names!r}, ...]")
-        check_number(number, tasks=names)
-        settings = {name: self.one(name) for name in set(names)}
-        return [settings[name] for name in names]

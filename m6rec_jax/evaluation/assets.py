@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from m6rec_jax.data.store.manifest import Manifest
-from m6rec_jax.engine.loaded_model import InferenceSettings
-from m6rec_jax.engine.model_folder import save_assets
+from m6rec_jax.engine.model_folder import InferenceSettings, save_assets
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.pipeline.registration import evaluated_tasks
 from m6rec_jax.pipeline.row_layout import prompt_row

@@ -277,7 +277,7 @@ class ExitScores:
     batches: np.ndarray
 
     def exits_taken(self, settings: ExitSettings) -> np.ndarray:
-        """Exits that each candidate takes part in, `[n]`, as in `engine.candidates.early_exit`."""
+        """Exits that each candidate takes part in, `[n]`, as in `exiting_scores`."""
         unchanged = 1.0 - np.abs(np.diff(self.probabilities, axis=1))
         leaves = np.pad(unchanged >= settings.threshold, ((0, 0), (1, 0)))
         leaves[:, settings.depth - 1] = True
@@ -322,7 +322,8 @@ def exit_scores(
     prompt_row(task.name, model.config.prompts.num_tasks)
     extra = task.job.row_features(data, evaluator.batch_size // evaluator.reader[1], model)
     batches = (batch | extra for batch in evaluator.batches(task))
-    results = run_program(evaluator.runtime.jit(program), variables, batches, evaluator.runtime)
+    runtime = evaluator.runtime
+    results = run_program(runtime.program(program), variables, batches, runtime)
     rows, positions = labelled(results, "scoring")
     classes = results["decoder_labels"][rows, positions]
     return ExitScores(

@@ -334,12 +334,11 @@ class _TaskEvaluation:
         )
 
     def _options(self, **options: Any) -> EngineOptions:
-        lengths, runtime = self._evaluator.lengths, self._evaluator.runtime
+        lengths = self._evaluator.lengths
         return EngineOptions(
             lengths["inputs"],
             lengths["targets"],
-            mesh=runtime.mesh,
-            rules=runtime.rules,
+            runtime=self._evaluator.runtime,
             progress=self._evaluator.progress,
             **options,
         )

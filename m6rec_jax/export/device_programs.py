@@ -32,7 +32,7 @@ from m6rec_jax.engine.candidates.scoring import (
 )
 from m6rec_jax.engine.decoding.automaton import any_text
 from m6rec_jax.engine.index.retrieval import item_embeddings
-from m6rec_jax.engine.loaded_model import LoadedModel
+from m6rec_jax.engine.model_folder import LoadedModel
 from m6rec_jax.engine.programs.packed_file import float_variables
 from m6rec_jax.export import device_client
 from m6rec_jax.export.device_client import CATALOGUE, HELD_OUT, VOCABULARY
@@ -195,8 +195,7 @@ def _with_own_tasks_alone(model: LoadedModel) -> LoadedModel:
 
 
 def _lengths(model: LoadedModel, answered: Sequence[Answered], usual: Sequence[str]) -> Lengths:
-    room = model.settings.target_length
-    limit = min(model.settings.candidate_length or room, room)
+    limit = model.settings.target_length
 
     def length(texts: Sequence[str], part: float) -> int:
         """That so large a part of texts needs, `[BOS]` and `[EOS]` included."""

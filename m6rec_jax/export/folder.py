@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from m6rec_jax.checkpoints.manifest import library_versions
-from m6rec_jax.engine.loaded_model import LoadedModel
+from m6rec_jax.engine.model_folder import LoadedModel
 from m6rec_jax.engine.programs.exported_programs import MANIFEST
 from m6rec_jax.errors import DataError
 from m6rec_jax.io.hashing import file_sha256

@@ -14,7 +14,7 @@ from m6rec_jax.data.store.prepared import Prepared
 from m6rec_jax.engine.computed_folder import read_manifest
 from m6rec_jax.engine.decoding.generation import TextRequest
 from m6rec_jax.engine.index.index_files import INDEX_COMMAND, catalogue_fingerprint, open_index
-from m6rec_jax.engine.loaded_model import LoadedModel
+from m6rec_jax.engine.model_folder import LoadedModel
 from m6rec_jax.errors import CheckpointError, DataError
 from m6rec_jax.export.recording import Recorder
 from m6rec_jax.export.titles import Titles

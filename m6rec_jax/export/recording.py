@@ -14,12 +14,9 @@ import jax
 import numpy as np
 
 from m6rec_jax.checkpoints.trees import flatten, nested
-from m6rec_jax.engine.decoding.automaton import Automaton
 from m6rec_jax.engine.programs.exported_programs import CONSTANTS
 
 Arrays = dict[str, np.ndarray]
-# Of the leaves of titles' `Automaton`, which is the first of what an engine gives besides.
-_TITLE_SHAPES = ("nodes + 1", *["nodes"] * 2, "slots", *["nodes"] * 3)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,14 +36,11 @@ class Recorded:
       name: of the program.
       function: of flat weights and flat inputs to flat outputs; to be traced.
       constants: what the engine gave besides variables and features, by name.
-      open_shapes: symbolic ones of those constants that may be of any size: a trie of titles may be
-        another catalogue's.
     """
 
     name: str
     function: Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]]
     constants: Arrays
-    open_shapes: Mapping[str, str]
 
 
 class Recorder:
@@ -92,11 +86,7 @@ class Recorder:
             variables = nested({k: v for k, v in weights.items() if k not in constants})
             return flat_outputs(function(variables, inputs, *own))
 
-        first = others[0] if others else None
-        of_titles = isinstance(first, Automaton) and first.free is None
-        shapes = _TITLE_SHAPES if of_titles else ()
-        open_shapes = dict(zip(constants, shapes, strict=False))
-        self.programs[name] = Recorded(name, flat, constants, open_shapes)
+        self.programs[name] = Recorded(name, flat, constants)
 
 
 def flat_outputs(found: Any) -> dict[str, Any]:

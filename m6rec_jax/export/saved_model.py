@@ -32,7 +32,7 @@ import tensorflow as tf
 from jax import export as jax_export
 
 from m6rec_jax.checkpoints.trees import flatten
-from m6rec_jax.engine.loaded_model import LoadedModel
+from m6rec_jax.engine.model_folder import LoadedModel
 from m6rec_jax.engine.programs.exported_programs import OF_ROWS
 from m6rec_jax.engine.task_settings import NEVER, ExitSettings
 from m6rec_jax.export import check_saved_model, tf_serving
@@ -70,8 +70,7 @@ class ServedModel(tf.Module):
         super().__init__()
         model, recorder, catalogue = asked.model, asked.recorder, asked.catalogue
         settings = model.settings
-        room = settings.target_length
-        limit = min(settings.candidate_length or room, room)
+        limit = settings.target_length
         self._text = TextGraph(model.vocabulary, settings.source_length, limit)
         self._tasks = _Tasks(model, limit)
         weights = {name: np.asarray(value) for name, value in flatten(model.variables).items()}

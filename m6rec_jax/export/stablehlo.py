@@ -98,13 +98,7 @@ def exported(
         )
         for name, value in call.inputs.items()
     }
-    own = {
-        name: jax_export.symbolic_shape(shape, scope=scope)
-        for name, shape in program.open_shapes.items()
-    }
-    shapes = {
-        name: jax.ShapeDtypeStruct(own.get(name, x.shape), x.dtype) for name, x in weights.items()
-    }
+    shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in weights.items()}
     return jax_export.export(jax.jit(program.function), platforms=platforms)(shapes, inputs)
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from m6rec_jax import configuration
 from m6rec_jax.engine.decoding.generation import Generator, TextRequest
 from m6rec_jax.engine.decoding.title_trie import TitleTrie
-from m6rec_jax.engine.loaded_model import LoadedModel
+from m6rec_jax.engine.model_folder import LoadedModel
 from m6rec_jax.jobs.resources import open_serving_data
 from m6rec_jax.jobs.titles import MAX_K, NAMING, trie_of_items
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from m6rec_jax import pages
 from m6rec_jax.data.getting.sources import default_cache_dir
-from m6rec_jax.engine.loaded_model import LoadedModel
+from m6rec_jax.engine.model_folder import LoadedModel
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.export import litert
 from m6rec_jax.export.device_client import HELD_OUT, VOCABULARY

@@ -147,8 +147,7 @@ class Conversation:
 
     Args:
       catalogue: what may be recommended.
-      replies: chooses among what may be replied; None, or an export, whose programs write freely:
-        the first is said.
+      replies: chooses among what may be replied; None: the first is said.
       titles: generator of titles; None: none are generated.
       retrieval: retriever that embeds dialogues and items; None: nothing is searched.
       index: the items as the retriever embeds them; None: they are embedded now.
@@ -202,9 +201,8 @@ class Conversation:
             )
         self.catalogue, self._batch_sizes = catalogue, batch_sizes
         self._read_liked, self._reranker = read_liked, reranker
-        chooses = replies is not None and replies.options.programs is None
-        self._replies = replies if chooses else None
-        self._titles, self._retrieval, self._decoding = titles, retrieval, Decoding()
+        self._replies, self._titles, self._retrieval = replies, titles, retrieval
+        self._decoding = Decoding()
         self._tasks = collections.defaultdict(str, tasks or {})
         number = len(catalogue.titles)
         self._num_items, self._num_beams = min(num_items, number), num_beams

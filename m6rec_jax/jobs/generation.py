@@ -85,8 +85,8 @@ class GenerationJob(Job):
     needs_text_metrics = True
 
     def outputs(self, model: M6Rec, variables: Variables, features: Features) -> dict[str, Array]:
-        """`TokenSums` of the references, `[rows]`."""
-        return token_sums(model, variables, features)._asdict()
+        """`token_sums` of the references, `[rows]`."""
+        return token_sums(model, variables, features)
 
     def predict(self, evaluation: Evaluation) -> GenerationPredictions:
         language = LanguagePredictions.of(evaluation.outputs())
@@ -231,9 +231,7 @@ class GenerationAnswers(Handler):
         fields = RequestFields("candidates" if template.needs_item else None)
         super().__init__(resources, task, fields)
         generator = resources.generator(task)
-        # Programs of an export write freely.
-        writes_freely = generator.options.programs is not None or not self._decoding.true_only
-        if not writes_freely and template.shared and label is not None:
+        if self._decoding.true_only and template.shared and label is not None:
             true = TrueTexts(template, data.items.values(), generator.vocabulary)
             self._true = true, label
 

@@ -41,7 +41,7 @@ class LanguagePredictions:
 
     @classmethod
     def of(cls, found: Found) -> LanguagePredictions:
-        """Of `TokenSums` of all rows."""
+        """Of `token_sums` of all rows."""
         names = [field.name for field in dataclasses.fields(cls)]
         return cls(*(found[name].astype(np.float64) for name in names))
 
@@ -75,8 +75,8 @@ class LanguageJob(Job):
     has_scores = True
 
     def outputs(self, model: M6Rec, variables: Variables, features: Features) -> dict[str, Array]:
-        """`TokenSums` of every row, `[rows]`."""
-        return token_sums(model, variables, features)._asdict()
+        """`token_sums` of every row, `[rows]`."""
+        return token_sums(model, variables, features)
 
     def predictions(self, data: TaskData, found: Found) -> LanguagePredictions:
         return LanguagePredictions.of(found)

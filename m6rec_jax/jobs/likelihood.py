@@ -5,7 +5,7 @@ the worst, asked as a foundation has learnt them (`text.labels.Contrast`); its a
 probability. Other labels are named in gin, for rows of prepared data (`likelihood_rows`) and for
 requests:
 
-    LikelihoodScorer.contrast = ('liked', 'disliked')
+    LikelihoodAnswers.contrast = ('liked', 'disliked')
 
 Metrics: `auc`, `user_averaged_auc`, `log_loss` and `calibration_error`.
 """
@@ -28,21 +28,18 @@ from m6rec_jax.jobs.job import (
     Evaluation,
     Features,
     Found,
-    Job,
     TaskData,
     Variables,
     candidate_names,
     jobs,
     register,
 )
-from m6rec_jax.jobs.past_items import metrics_apart
 from m6rec_jax.jobs.resources import Resources
 from m6rec_jax.jobs.scoring import (
     CandidateHandler,
+    CandidateJob,
     ScoringPredictions,
-    baseline_metrics,
     labelled_candidates,
-    scoring_metrics,
 )
 from m6rec_jax.metrics import classification
 from m6rec_jax.model import M6Rec
@@ -66,25 +63,12 @@ class PlattScaling:
         return expit(self.scale * log_odds.astype(np.float64) + self.offset)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class LikelihoodPredictions(ScoringPredictions):
-    """One entry per scored candidate; labels and classes are 1 where the better label is true.
-
-    Attributes:
-      scores: float64 `[n]`, log odds of the better label, in nats, which order candidates.
-    """
-
-    scores: np.ndarray
-
-
 @register
-class LikelihoodJob(Job):
+class LikelihoodJob(CandidateJob):
     """How likely each candidate's better label is."""
 
     kind = "likelihood"
     tasks = (("zero_shot", "groups", "likelihood_rows"),)
-    identity = ("decoder_labels", "decoder_item_ids", "user_ids")
-    has_scores = True
     on_request = True
 
     @property
@@ -97,34 +81,27 @@ class LikelihoodJob(Job):
         hidden = model.apply(variables, features).hidden
         return {"score": contrast_scores(model, variables, hidden, features)}
 
-    def predictions(self, data: TaskData, found: Found) -> LikelihoodPredictions:
-        """Raises DataError where no candidate has a label."""
+    def predictions(self, data: TaskData, found: Found) -> ScoringPredictions:
+        """In order of log odds; labels and classes are 1 where the better label is true.
+
+        Raises DataError where no candidate has a label.
+        """
         users, items, labels, places = labelled_candidates(found, "zero-shot")
         log_odds = found["score"][places].astype(np.float64)
         probabilities = PlattScaling().probabilities(log_odds)
-        return LikelihoodPredictions(users, items, labels, labels, probabilities, log_odds)
-
-    def metrics(
-        self, evaluation: Evaluation, predictions: LikelihoodPredictions
-    ) -> dict[str, float]:
-        """See `scoring_metrics`; of repeats and new items apart, too."""
-
-        def metrics(some: LikelihoodPredictions) -> dict[str, float]:
-            return scoring_metrics(some, some.scores)
-
-        return metrics(predictions) | metrics_apart(evaluation, predictions, metrics)
+        return ScoringPredictions(users, items, labels, labels, probabilities, log_odds)
 
     def baselines(
-        self, evaluation: Evaluation, predictions: LikelihoodPredictions
+        self, evaluation: Evaluation, predictions: ScoringPredictions
     ) -> dict[str, dict[str, float]]:
         """Those of scoring, which know labels (but for popularity), and `chance`, random scores."""
         chance = np.random.default_rng(0).random(len(predictions.labels))
         of_chance, _ = classification.ordering_metrics(
             predictions.users, predictions.labels, chance
         )
-        return baseline_metrics(evaluation, predictions) | {"chance": of_chance}
+        return super().baselines(evaluation, predictions) | {"chance": of_chance}
 
-    def columns(self, data: TaskData, predictions: LikelihoodPredictions) -> Columns:
+    def columns(self, data: TaskData, predictions: ScoringPredictions) -> Columns:
         """User, item, label, score and probability of each candidate."""
         return candidate_names(data, predictions.users, predictions.items) | {
             "label": predictions.labels,
@@ -136,11 +113,16 @@ class LikelihoodJob(Job):
         return LikelihoodAnswers(resources, task)
 
 
+@gin.configurable(allowlist=["contrast"])
 class LikelihoodAnswers(CandidateHandler):
     """How likely each candidate's better label is, and the order that puts candidates in.
 
-    The labels are those of `LikelihoodScorer.contrast`, else the first and the last of the data
-    set's template. Candidates are read with statistics, as in scoring.
+    Candidates are read with statistics, as in scoring.
+
+    Args:
+      resources, task: see `Handler`.
+      contrast: the two labels, the better one first; empty: the first and the last of the data
+        set's template.
     """
 
     job = "likelihood"
@@ -151,15 +133,11 @@ class LikelihoodAnswers(CandidateHandler):
         "ranking": "int",
     }
 
-    def __init__(self, resources: Resources, task: str) -> None:
-        template, scorer = (
-            resources.data(task, any_data_set=True).template,
-            resources.likelihood_scorer(),
-        )
-        contrast = scorer.contrast or Contrast.of([outcome.text for outcome in template.outcomes])
-        scorer = resources.once(("likelihood", contrast), lambda: scorer.asking(contrast))
-        super().__init__(resources, task, scorer)
-        self._contrast, self._of_contrast, self._scaling = contrast, scorer, PlattScaling()
+    def __init__(self, resources: Resources, task: str, contrast: Sequence[str] = ()) -> None:
+        template = resources.data(task, any_data_set=True).template
+        self._contrast = Contrast.of(contrast or [one.text for one in template.outcomes])
+        super().__init__(resources, task, resources.likelihood_scorer(self._contrast))
+        self._scaling = PlattScaling()
 
     @property
     def group(self) -> Hashable:
@@ -167,7 +145,7 @@ class LikelihoodAnswers(CandidateHandler):
         return self.job, self._contrast
 
     def answer(self, accepted: Sequence[Accepted]) -> list[Answer]:
-        scores = self._of_contrast.score_requests(
+        scores = self._scorer.score_requests(
             [one.text.history for one in accepted],
             [one.text.candidates for one in accepted],
             [one.handler.task for one in accepted],

@@ -18,14 +18,14 @@ from m6rec_jax.engine.decoding.continuous import ContinuousGenerator
 from m6rec_jax.engine.decoding.generation import Generator
 from m6rec_jax.engine.index.index_files import StoredIndex, open_index
 from m6rec_jax.engine.index.retrieval import Retriever
-from m6rec_jax.engine.loaded_model import LoadedModel
-from m6rec_jax.engine.model_folder import DATASETS_FOLDER
+from m6rec_jax.engine.model_folder import DATASETS_FOLDER, LoadedModel
 from m6rec_jax.engine.programs.kept_programs import warming_up
 from m6rec_jax.engine.task_settings import TaskSettings, task_name, task_settings
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.io.buckets import kept_copy, path_of
 from m6rec_jax.io.closest import did_you_mean
 from m6rec_jax.requests.serving_data import ServingData, prepared_dataset_spec, texts_alone
+from m6rec_jax.text.labels import Contrast
 
 T = TypeVar("T")
 # Kinds of tasks that an index of the catalogue may be named for.
@@ -65,7 +65,7 @@ class Resources:
       options: what to answer with, and in which shapes.
 
     Attributes:
-      continuous: whether texts grow one by one: an export has programs of whole batches alone.
+      continuous: whether texts grow one by one.
       batch_sizes: numbers of rows to pad to, ascending.
       indexes: the folder of each task's index, as far as one is named.
       earlier: data and indexes of the state before, by all that they depend on.
@@ -77,7 +77,7 @@ class Resources:
 
     def __init__(self, model: LoadedModel, options: ServiceOptions) -> None:
         self.model, self.options = model, options
-        self.continuous = options.continuous and model.options().programs is None
+        self.continuous = options.continuous
         sizes = options.batch_sizes or ((1, 8) if jax.default_backend() == "cpu" else (1, 32))
         self.batch_sizes = tuple(sorted(sizes))
         self.indexes = _indexes(options.index, model)
@@ -173,9 +173,12 @@ class Resources:
         """For all tasks."""
         return self.once("retriever", lambda: self.model.retriever(**self._shapes))
 
-    def likelihood_scorer(self) -> LikelihoodScorer:
-        """For all tasks."""
-        return self.once("likelihood", lambda: self.model.likelihood_scorer(**self._shapes))
+    def likelihood_scorer(self, contrast: Contrast) -> LikelihoodScorer:
+        """For all tasks, of two labels."""
+        return self.once(
+            ("likelihood", contrast),
+            lambda: self.model.likelihood_scorer(contrast, **self._shapes),
+        )
 
     def generator(self, task: str) -> Generator:
         """For tasks whose texts are as long as this one's."""
@@ -210,7 +213,8 @@ class Resources:
                 "name it with --index FOLDER"
             )
         return self.once(
-            ("index", task, folder, model), lambda: open_index(folder, model, mesh=self.model.mesh)
+            ("index", task, folder, model),
+            lambda: open_index(folder, model, mesh=self.model.backbone.runtime.mesh),
         )
 
     def beside(self, task: str, kind: str) -> str | None:

@@ -358,7 +358,7 @@ class IndexHandler(Handler):
         if max_k > self._depth:
             raise ConfigError(f"{self._name}.max_k = {max_k} is more than depth = {depth}")
         self.default_k, self.max_k = k, max_k
-        resources.retriever().check_task(task)
+        resources.retriever().settings(task)
         self._index = index = resources.index(task)
         super().__init__(resources, task)
         items = self.data.items
@@ -548,7 +548,7 @@ class EmbeddingAnswers(Handler):
     column_types: ClassVar[Mapping[str, str]] = {"embedding": "float"}
 
     def __init__(self, resources: Resources, task: str) -> None:
-        resources.retriever().check_task(task)
+        resources.retriever().settings(task)
         super().__init__(resources, task)
 
     def answer(self, accepted: Sequence[Accepted]) -> list[Answer]:

@@ -15,8 +15,8 @@ import gin
 import numpy as np
 
 from m6rec_jax.data.dataset.schema import DatasetSpec
-from m6rec_jax.engine.candidates.scorer import CandidateScorer
 from m6rec_jax.engine.candidates.scoring import (
+    CandidateScorer,
     chosen_classes,
     class_log_probabilities,
     positive_probability,
@@ -68,6 +68,7 @@ class ScoringPredictions:
       labels: int64 `[n]`, 1 where the class is one of the positive ones.
       classes: int64 `[n]`, the class itself.
       probabilities: float64 `[n]`, of the positive classes.
+      scores: float64 `[n]`, which order candidates.
     """
 
     users: np.ndarray
@@ -75,17 +76,48 @@ class ScoringPredictions:
     labels: np.ndarray
     classes: np.ndarray
     probabilities: np.ndarray
+    scores: np.ndarray
+
+
+class CandidateJob(Job):
+    """What jobs that score candidates share."""
+
+    identity = ("decoder_labels", "decoder_item_ids", "user_ids")
+    has_scores = True
+
+    def metrics(self, evaluation: Evaluation, predictions: ScoringPredictions) -> dict[str, float]:
+        """See `scoring_metrics`; of repeats and new items apart, too."""
+        of_kinds = metrics_apart(evaluation, predictions, scoring_metrics)
+        return scoring_metrics(predictions) | of_kinds
+
+    def baselines(
+        self, evaluation: Evaluation, predictions: ScoringPredictions
+    ) -> dict[str, dict[str, float]]:
+        """See `MeanBaselines.scoring_metrics`; of repeats and new items apart, too."""
+        fitted = mean_baselines(evaluation)
+
+        def metrics(name: str, some: ScoringPredictions) -> dict[str, float]:
+            return fitted.scoring_metrics(some.users, some.items, some.labels)[name]
+
+        of_all = fitted.scoring_metrics(predictions.users, predictions.items, predictions.labels)
+        return {
+            name: values | metrics_apart(evaluation, predictions, functools.partial(metrics, name))
+            for name, values in of_all.items()
+        }
+
+    def example_scores(self, predictions: ScoringPredictions) -> ExampleScores:
+        """Log likelihood of each label."""
+        values = classification.log_likelihoods(predictions.labels, predictions.probabilities)
+        return ExampleScores("log likelihood", predictions.users, values)
 
 
 @register
-class ScoringJob(Job):
+class ScoringJob(CandidateJob):
     """The probability of a task's positive classes for each candidate."""
 
     kind = "scoring"
     needs = "classes"
     tasks = (("ctr", "groups", "scoring_rows"),)
-    identity = ("decoder_labels", "decoder_item_ids", "user_ids")
-    has_scores = True
 
     def outputs(self, model: M6Rec, variables: Variables, features: Features) -> dict[str, Array]:
         """`probability` at every decoder position, `[rows, target]`."""
@@ -104,28 +136,9 @@ class ScoringJob(Job):
     def predictions(self, data: TaskData, found: Found) -> ScoringPredictions:
         """Raises DataError where no candidate has a label."""
         users, items, classes, places = labelled_candidates(found, "scoring")
-        return ScoringPredictions(
-            users,
-            items,
-            np.isin(classes, data.positive_classes).astype(np.int64),
-            classes,
-            found["probability"][places].astype(np.float64),
-        )
-
-    def metrics(self, evaluation: Evaluation, predictions: ScoringPredictions) -> dict[str, float]:
-        """See `scoring_metrics`; of repeats and new items apart, too."""
-        of_kinds = metrics_apart(evaluation, predictions, scoring_metrics)
-        return scoring_metrics(predictions) | of_kinds
-
-    def baselines(
-        self, evaluation: Evaluation, predictions: ScoringPredictions
-    ) -> dict[str, dict[str, float]]:
-        return baseline_metrics(evaluation, predictions)
-
-    def example_scores(self, predictions: ScoringPredictions) -> ExampleScores:
-        """Log likelihood of each label."""
-        values = classification.log_likelihoods(predictions.labels, predictions.probabilities)
-        return ExampleScores("log likelihood", predictions.users, values)
+        labels = np.isin(classes, data.positive_classes).astype(np.int64)
+        probabilities = found["probability"][places].astype(np.float64)
+        return ScoringPredictions(users, items, labels, classes, probabilities, probabilities)
 
     def columns(self, data: TaskData, predictions: ScoringPredictions) -> Columns:
         """User, item, label, class and probability of each candidate, as it is served.
@@ -170,22 +183,17 @@ def labelled_candidates(
     return found["user_ids"][rows, 0].astype(np.int64), items, classes, (rows, positions)
 
 
-def scoring_metrics(
-    predictions: ScoringPredictions, scores: np.ndarray | None = None
-) -> dict[str, float]:
+def scoring_metrics(predictions: ScoringPredictions) -> dict[str, float]:
     """`auc`, `user_averaged_auc`, `log_loss`, `calibration_error`, `num_examples`, `num_users`.
 
     `num_users` is how many users have both labels. Where nobody has (one row per user, as in
     leave-one-out splits), there is no `user_averaged_auc`. Where all rows have one label, as a few
     rows of rare conversions may, there is no `auc`, which is logged.
-
-    Args:
-      predictions: of candidates.
-      scores: what orders them `[n]`; None: their probabilities.
     """
     labels, probabilities = predictions.labels, predictions.probabilities
-    scores = probabilities if scores is None else scores
-    metrics, num_users = classification.ordering_metrics(predictions.users, labels, scores)
+    metrics, num_users = classification.ordering_metrics(
+        predictions.users, labels, predictions.scores
+    )
     if not metrics:
         log.warning("no AUC: all %d labels are %d; validate on more rows", len(labels), labels[0])
     metrics |= classification.probability_metrics(labels, probabilities)
@@ -227,22 +235,6 @@ def mean_baselines(evaluation: Evaluation) -> MeanBaselines:
         )
 
     return evaluation.once("baselines", fit)
-
-
-def baseline_metrics(
-    evaluation: Evaluation, predictions: ScoringPredictions
-) -> dict[str, dict[str, float]]:
-    """See `MeanBaselines.scoring_metrics`; of repeats and new items apart, too."""
-    fitted = mean_baselines(evaluation)
-
-    def metrics(name: str, some: ScoringPredictions) -> dict[str, float]:
-        return fitted.scoring_metrics(some.users, some.items, some.labels)[name]
-
-    of_all = fitted.scoring_metrics(predictions.users, predictions.items, predictions.labels)
-    return {
-        name: values | metrics_apart(evaluation, predictions, functools.partial(metrics, name))
-        for name, values in of_all.items()
-    }
 
 
 class CandidateHandler(Handler):
@@ -303,7 +295,7 @@ class ScoringAnswers(CandidateHandler):
         self, resources: Resources, task: str, candidates_field: str = "candidates"
     ) -> None:
         scorer = resources.scorer()
-        scorer.check_task(task)
+        scorer.settings(task)
         super().__init__(resources, task, scorer, candidates_field)
 
     def answer(self, accepted: Sequence[Accepted]) -> list[Answer]:

@@ -60,8 +60,8 @@ class TextToTextJob(Job):
     has_scores = True
 
     def outputs(self, model: M6Rec, variables: Variables, features: Features) -> dict[str, Array]:
-        """`TokenSums` of the targets, `[rows]`."""
-        return token_sums(model, variables, features)._asdict()
+        """`token_sums` of the targets, `[rows]`."""
+        return token_sums(model, variables, features)
 
     def predict(self, evaluation: Evaluation) -> TextToTextPredictions:
         found, rows, generator = evaluation.outputs(), evaluation.rows(), evaluation.generator()

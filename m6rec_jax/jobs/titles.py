@@ -53,8 +53,8 @@ class TitleRecommendationJob(RecommendationJob):
     on_request = True
 
     def outputs(self, model: M6Rec, variables: Variables, features: Features) -> dict[str, Array]:
-        """`TokenSums` of the titles that were recommended, `[rows]`."""
-        return token_sums(model, variables, features)._asdict()
+        """`token_sums` of the titles that were recommended, `[rows]`."""
+        return token_sums(model, variables, features)
 
     def predict(self, evaluation: Evaluation) -> RecommendationPredictions:
         language = LanguagePredictions.of(evaluation.outputs())

@@ -63,7 +63,7 @@ async def embeddings(body: schemas.Embeddings, asked: Asked) -> dict[str, Any]:
     name = body.model.removesuffix(_ITEMS)
     task = snapshot.task(name, "retrieval", "model")
     retriever = snapshot.service.retriever()
-    retriever.check_task(task)
+    retriever.settings(task)
     width = snapshot.service.model.model.config.prompts.retrieval_dim
     if body.dimensions not in (None, width):
         raise ApiError(409, "unsupported", f"vectors have {width} numbers", "dimensions")

@@ -157,7 +157,7 @@ def _open(
     rules: LogicalRules | None,
     options: ServiceOptions,
 ) -> Service:
-    mesh, rules = all_devices(model_dir, rules)
+    mesh, rules = all_devices(rules)
     return Service.open(model_dir, bank=bank, step=step, mesh=mesh, rules=rules, options=options)
 
 

@@ -16,8 +16,7 @@ from m6rec_jax.bank.loading import load_with_bank
 from m6rec_jax.engine.computed_folder import BLOCK, ComputedManifest
 from m6rec_jax.engine.index.index_files import write_index
 from m6rec_jax.engine.index.retrieval import Retriever
-from m6rec_jax.engine.loaded_model import LoadedModel
-from m6rec_jax.engine.model_folder import all_devices
+from m6rec_jax.engine.model_folder import LoadedModel, all_devices
 from m6rec_jax.engine.task_settings import task_name
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io.buckets import in_bucket
@@ -87,13 +86,13 @@ def _open(
     rules: LogicalRules | None,
     batch_size: int,
 ) -> _Embedder:
-    mesh, rules = all_devices(model_dir, rules)
+    mesh, rules = all_devices(rules)
     model = load_with_bank(model_dir, bank=bank, step=step, mesh=mesh, rules=rules)
     task = task_name(model.settings.tasks, task)
     retriever = model.retriever(
         task, batch_sizes=(batch_size,), target_buckets=(model.settings.target_length,)
     )
-    retriever.check_task(task)
+    retriever.settings(task)
     return model, task, retriever
 
 

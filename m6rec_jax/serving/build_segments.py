@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import gin
-import numpy as np
 
 from m6rec_jax.bank.loading import load_with_bank
 from m6rec_jax.engine.candidates.rows import pack_texts
@@ -73,7 +71,7 @@ def build_segments(
         )
     settings = task_settings(model.settings.tasks, task)
     room = model.settings.target_length
-    limit = settings.text_length(min(model.settings.candidate_length or room, room))
+    limit = settings.text_length(room)
     found = []
     for id_, item in data.items.items():
         text = data.template.candidate(item)
@@ -81,18 +79,14 @@ def build_segments(
             raise DataError(f"item {id_!r} has no text to score: {text!r}")
         row = pack_texts(model.vocabulary, [text], room, limit).rows[0]
         found.append(row["decoder_input_tokens"])
-    cache, variables = model.segments, dict(model.variables)
-
-    def compute(tokens: Sequence[np.ndarray]) -> list[np.ndarray]:
-        return cache.candidate_states(variables, tokens, settings)
-
+    pool, variables = model.segments.candidates, dict(model.variables)
     return write_segments(
         output,
         found,
-        compute,
+        lambda texts: pool.states_of(variables, texts, settings),
         model=model.fingerprint(task, exits=False),
         task=task,
-        width=cache.candidate_width,
+        width=pool.width,
         dtype=dtype,
         progress=progress,
     )

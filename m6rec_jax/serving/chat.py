@@ -30,7 +30,7 @@ from m6rec_jax.engine.index.catalogue_index import CatalogueIndex
 from m6rec_jax.engine.index.index_files import INDEX_COMMAND, catalogue_fingerprint
 from m6rec_jax.engine.index.ranking_weights import RankingWeights
 from m6rec_jax.engine.index.reranking import Reranker
-from m6rec_jax.engine.loaded_model import LoadedModel
+from m6rec_jax.engine.model_folder import LoadedModel
 from m6rec_jax.engine.task_settings import TaskSettings, dialogue_part
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io.buckets import kept_copy, path_of

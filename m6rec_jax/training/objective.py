@@ -13,8 +13,7 @@ import jax
 from m6rec_jax.checkpoints.location import locate, read_manifest
 from m6rec_jax.checkpoints.restore import PARAMS, PROMPTS
 from m6rec_jax.checkpoints.trees import PyTree, flatten, unflatten
-from m6rec_jax.engine.loaded_model import digest
-from m6rec_jax.engine.model_folder import restore_model
+from m6rec_jax.engine.model_folder import digest, restore_model
 from m6rec_jax.model.m6rec import M6Rec
 from m6rec_jax.model.quantization import dequantized, quantized, scaled_axes
 from m6rec_jax.objectives import Loss, total_loss

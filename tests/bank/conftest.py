@@ -20,8 +20,7 @@ from m6rec_jax.checkpoints.manifest import RunDescription, tensor_specs
 from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.checkpoints.trees import nested
 from m6rec_jax.engine.engine import EngineOptions
-from m6rec_jax.engine.loaded_model import InferenceSettings
-from m6rec_jax.engine.model_folder import save_assets
+from m6rec_jax.engine.model_folder import InferenceSettings, save_assets
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
 from m6rec_jax.model.layout import prompt_leaves

@@ -18,8 +18,7 @@ from m6rec_jax.checkpoints.fingerprint import backbone_fingerprint, fingerprint
 from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.checkpoints.trees import flatten, nested
-from m6rec_jax.engine.loaded_model import InferenceSettings
-from m6rec_jax.engine.model_folder import restore_model, save_assets
+from m6rec_jax.engine.model_folder import InferenceSettings, restore_model, save_assets
 from m6rec_jax.engine.task_settings import ExitSettings, TaskSettings
 from m6rec_jax.errors import CheckpointError, ConfigError
 from m6rec_jax.model import PromptConfig
@@ -63,7 +62,7 @@ def run(backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with CheckpointStore(folder / "checkpoints") as store:
         trees = {"params": frozen, "prompts": prompts}
         store.save(STEP, trees, data={}, run=description, frozen=("params",))
-    settings = InferenceSettings(48, 24, TASKS, candidate_length=9)
+    settings = InferenceSettings(48, 24, TASKS)
     specs = {"shop.by_time": {"name": "shop"}, "films.last": {"name": "films"}}
     save_assets(folder, backbone.vocabulary, settings, specs)
     lines = [
@@ -100,7 +99,6 @@ def test_every_task_by_itself(run: Path, backbone: Backbone) -> None:
             retrieval_dim=expected[name].retrieval_dim,
             source_length=48,
             target_length=24,
-            candidate_length=7 if name == "shop_next" else 9,
         )
         assert manifest.dataset_spec == {"name": "films" if name == "shop_next" else "shop"}
     assert found["shop_ctr"].manifest.method == "option_adapter"

@@ -46,10 +46,12 @@ def test_tasks_by_name(
     assert template.outcome(1.0) == "liked"
     histories, candidates = [["likes comedy"]], [["Film A", "Film B"]]
 
-    def by_itself(kind: Callable[..., Any], name: str, length: int, **settings: Any) -> Any:
+    def by_itself(
+        kind: Callable[..., Any], name: str, length: int, *labels: Contrast, **settings: Any
+    ) -> Any:
         tasks = {"": TaskSettings(**settings)}
         options = EngineOptions(S, length, tasks=tasks, batch_sizes=(1,))
-        return kind(*alone(name), backbone.vocabulary, options)
+        return kind(*alone(name), backbone.vocabulary, options, *labels)
 
     np.testing.assert_allclose(
         loaded.scorer("ctr").score_requests(histories, candidates),
@@ -57,12 +59,10 @@ def test_tasks_by_name(
         **CLOSE,
     )
     # Of the second row, and shorter than what the bank has room for.
-    asked = Contrast("liked", "disliked")
+    labels = Contrast("liked", "disliked")
     np.testing.assert_allclose(
-        loaded.likelihood_scorer("titles").asking(asked).score_requests(histories, candidates),
-        by_itself(LikelihoodScorer, "titles", 12)
-        .asking(asked)
-        .score_requests(histories, candidates),
+        loaded.likelihood_scorer(labels, "titles").score_requests(histories, candidates),
+        by_itself(LikelihoodScorer, "titles", 12, labels).score_requests(histories, candidates),
         **CLOSE,
     )
     (text,), (expected,) = (

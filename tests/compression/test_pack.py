@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from m6rec_jax.checkpoints.trees import flatten, nested
 from m6rec_jax.cli import main
 from m6rec_jax.config_file import CONFIG_FILE
-from m6rec_jax.engine.backbone import Backbone
 from m6rec_jax.engine.decoding.generation import TextRequest
+from m6rec_jax.engine.engine import Backbone
 from m6rec_jax.engine.model_folder import load_model, read_ranking
 from m6rec_jax.engine.programs.packed_file import (
     float_variables,

@@ -59,8 +59,7 @@ def answers(
         target_length=16,
         batch_sizes=(2, 5),  # which no mesh divides
         source_buckets=(16,),
-        mesh=mesh,
-        rules=rules,
+        runtime=Runtime(mesh, rules),
     )
     generator = Generator(model, placed, vocabulary, options)
     trie = TitleTrie(vocabulary, TITLES)

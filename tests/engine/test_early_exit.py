@@ -7,8 +7,12 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from m6rec_jax.engine.candidates.early_exit import exiting_scores
-from m6rec_jax.engine.candidates.scoring import Scorer, positive_probability, read_log_probabilities
+from m6rec_jax.engine.candidates.scoring import (
+    Scorer,
+    exiting_scores,
+    positive_probability,
+    read_log_probabilities,
+)
 from m6rec_jax.engine.engine import EngineOptions
 from m6rec_jax.engine.task_settings import NEVER, ExitSettings, TaskSettings
 from m6rec_jax.model import M6Rec
@@ -126,7 +130,7 @@ def test_a_lower_threshold_never_runs_more_layers(deep: Tiny) -> None:
 
         targets = [features[n] for n in ("decoder_input_tokens", "decoder_block_ids", "task_ids")]
         early = model.apply(variables, *targets, method=model.decode_early)
-        return exiting_scores(model, variables, encoded, early, features, read).num_exits
+        return exiting_scores(model, variables, encoded, early, features, read)[1]
 
     thresholds = (NEVER, 0.999, 0.99, 0.95, 0.9, 0.0)
     run = [

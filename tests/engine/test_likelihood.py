@@ -6,12 +6,14 @@ import pytest
 from m6rec_jax.engine.candidates.likelihood import LikelihoodScorer
 from m6rec_jax.engine.engine import EngineOptions
 from m6rec_jax.errors import ConfigError
+from m6rec_jax.text.labels import Contrast
 from tests.engine.teacher_forcing import log_probabilities
 from tests.pipeline import shop_rows
 
 S, T = 96, 64
 EXAMPLES = shop_rows.rows_of("test")["groups"]
 HISTORIES = [example["history"] for example in EXAMPLES[:4]]
+LABELS = Contrast("liked", "disliked")
 TEXTS = [[t for e in EXAMPLES for t in e["candidates"]][: 3 * n] for n in range(4)]
 
 
@@ -27,7 +29,7 @@ def test_contrasts_equal_brute_force(tiny, outcomes):
     vocab = tiny[2]
     ids, others = map(vocab.encode, outcomes)
     place = next(i for i, (a, b) in enumerate(zip(ids, others, strict=False)) if a != b)
-    scorer = LikelihoodScorer(*tiny, EngineOptions(S, T), contrast=outcomes)
+    scorer = LikelihoodScorer(*tiny, EngineOptions(S, T), Contrast(*outcomes))
     scored = scorer.score_requests(HISTORIES, TEXTS)
     for history, texts, found in zip(HISTORIES, TEXTS, scored, strict=True):
         expected = [
@@ -45,20 +47,15 @@ def test_no_head_is_needed(tiny):
     prompts = dataclasses.replace(model.config.prompts, head="none", num_options=0)
     bare = type(model)(dataclasses.replace(model.config, prompts=prompts))
     found, expected = (
-        LikelihoodScorer(
-            *parts, EngineOptions(S, T), contrast=("liked", "disliked")
-        ).score_requests(HISTORIES[:1], [TEXTS[1]])[0]
+        LikelihoodScorer(*parts, EngineOptions(S, T), LABELS).score_requests(
+            HISTORIES[:1], [TEXTS[1]]
+        )[0]
         for parts in ((bare, variables, vocab), tiny)
     )
     np.testing.assert_allclose(found, expected, atol=3e-5)
 
 
 def test_bad_arguments_are_named(tiny):
-    with pytest.raises(ConfigError, match="two outcomes are needed"):
-        LikelihoodScorer(*tiny, EngineOptions(S, T), contrast=("liked",))
     for buckets in ((3,), S):
         with pytest.raises(ConfigError, match="source_buckets"):
-            LikelihoodScorer(*tiny, EngineOptions(S, T, source_buckets=buckets))
-    scorer = LikelihoodScorer(*tiny, EngineOptions(S, T))
-    with pytest.raises(ConfigError, match="nothing is asked"):
-        scorer.score_requests(HISTORIES[:1], TEXTS[1:2])
+            LikelihoodScorer(*tiny, EngineOptions(S, T, source_buckets=buckets), LABELS)

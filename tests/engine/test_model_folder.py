@@ -10,8 +10,7 @@ from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.engine.candidates.scoring import Scorer
 from m6rec_jax.engine.engine import EngineOptions
-from m6rec_jax.engine.loaded_model import InferenceSettings
-from m6rec_jax.engine.model_folder import load_model, save_assets
+from m6rec_jax.engine.model_folder import InferenceSettings, load_model, save_assets
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.errors import CheckpointError, ConfigError
 from m6rec_jax.sharding import data_parallel, make_mesh

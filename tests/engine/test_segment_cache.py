@@ -167,12 +167,12 @@ def test_a_store_is_read_by_its_task(shop_vocabulary, tmp_path, kind):
     write_segments(
         tmp_path / "store",
         [row["decoder_input_tokens"] for row in rows],
-        lambda tokens: kept.candidate_states(cached.variables, tokens, own),
-        **{"model": "a", "task": "task 0", "width": kept.candidate_width, "dtype": "float32"},
+        lambda tokens: kept.candidates.states_of(cached.variables, tokens, own),
+        **{"model": "a", "task": "task 0", "width": kept.candidates.width, "dtype": "float32"},
         progress=False,
     )
     kept.clear()
-    kept.use_store(SegmentStore(tmp_path / "store", "a"), own)
+    kept.candidates.store = SegmentStore(tmp_path / "store", "a"), own
     counts = kept.counts()["candidate"]
     for task in TASKS:
         before = dataclasses.replace(counts)
@@ -218,7 +218,7 @@ def test_any_stream_of_requests_under_a_pool_too_small(streams, stream):
         for scores, (user, items, task) in zip(found, batch, strict=True):
             np.testing.assert_allclose(scores, right[task][user][items], atol=2e-6)
     for pool in kept._pools:  # each slot is one segment's, or free
-        slots = np.concatenate([pool._free, *pool._slots.values()])
+        slots = np.concatenate([pool._free, *(slots for _, slots in pool._placed.values())])
         assert sorted(slots) == list(range(pool.capacity))
 
 

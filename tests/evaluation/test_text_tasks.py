@@ -24,6 +24,7 @@ from m6rec_jax.pipeline.registration import (
     register_text_tasks,
     unregister,
 )
+from m6rec_jax.text.labels import Contrast
 from tests.evaluation.small_model import small_model
 from tests.tasks import shop
 
@@ -181,10 +182,8 @@ def test_zero_shot_equals_the_scorer_beside_baselines(world, bound, contrast):
     prepared = locations.prepared("tiny-shop", "leave_one_out")
     rows = list(read_rows(prepared, "groups", "test"))
     # Without a word, the first outcome of the template and the last.
-    contrast = contrast or ("liked", "disliked")
-    scorer = LikelihoodScorer(
-        model, variables, vocabulary, EngineOptions(48, 48), contrast=contrast
-    )
+    labels = Contrast(*(contrast or ("liked", "disliked")))
+    scorer = LikelihoodScorer(model, variables, vocabulary, EngineOptions(48, 48), labels)
     scores = np.concatenate(
         scorer.score_requests([r["history"] for r in rows], [r["candidates"] for r in rows])
     )

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from m6rec_jax.engine.loaded_model import LoadedModel
-from m6rec_jax.engine.model_folder import load_model
+from m6rec_jax.engine.model_folder import LoadedModel, load_model
 from tests.export import asked
 from tests.serving import served_films
 

@@ -7,19 +7,14 @@ import numpy as np
 import pytest
 
 from m6rec_jax.engine.decoding.generation import TextRequest
-from m6rec_jax.engine.decoding.title_trie import TitleTrie
 from m6rec_jax.engine.model_folder import load_model
 from m6rec_jax.engine.programs.exported_programs import Exported, ExportError
-from m6rec_jax.errors import CheckpointError, ConfigError, DataError
+from m6rec_jax.errors import DataError
 from m6rec_jax.export import command, stablehlo
 from m6rec_jax.export.held_out import Asked
 from m6rec_jax.export.recording import Recorder
 from m6rec_jax.export.titles import Titles, open_titles
-from m6rec_jax.serving.batch_inference import infer_requests
-from m6rec_jax.serving.build_index import build_index
-from m6rec_jax.serving.service import Service, ServiceOptions
 from tests.export.asked import CANDIDATES, HISTORIES, TASKS
-from tests.pipeline.shop_rows import ITEMS
 from tests.serving import served_films
 
 
@@ -81,82 +76,13 @@ def exported(run: Path, titles: Titles, tmp_path_factory: pytest.TempPathFactory
 
 def test_an_export_answers_as_its_model(run: Path, exported: Path, titles: Titles) -> None:
     """With numbers of requests that it was not checked with, too."""
-    ours, theirs = (answers(load_model(one), 4, titles) for one in (run, exported))
-    for own, their in zip(ours, theirs, strict=True):
-        if isinstance(own, np.ndarray):
+    opened, recorder = Exported(exported), Recorder()
+    answers(load_model(run), 4, titles, programs=recorder, segments=None)
+    for call in recorder.calls:
+        outputs = opened.run(call.program, call.inputs)
+        for name, values in call.outputs.items():
             # The same float32 program, compiled again.
-            np.testing.assert_allclose(their, own, atol=1e-6)
-        else:
-            assert [row[0] for row in their] == [row[0] for row in own]
-
-
-def test_a_task_of_shorter_texts(run: Path, exported: Path) -> None:
-    """One of a bank, whose programs have room for the longest texts of all tasks."""
-    ours, theirs = (
-        load_model(one)
-        .generator("titles", target_length=8)
-        .write([TextRequest(*one) for one in zip(HISTORIES, ["", "a", ""], strict=True)])
-        for one in (run, exported)
-    )
-    assert not all(text.ended for text in ours)
-    for own, their in zip(ours, theirs, strict=True):
-        assert (their.text, their.ended) == (own.text, own.ended)
-        assert their.log_probability == pytest.approx(own.log_probability, abs=1e-5)
-
-
-@pytest.mark.parametrize(
-    "names", [ITEMS[:5], [f"{n} {text}" for text in ITEMS for n in range(30)]], ids=["few", "many"]
-)
-def test_titles_of_another_catalogue(run: Path, exported: Path, names: list[str]) -> None:
-    """The server's own trie is what counts, whatever the export was made with."""
-    found = []
-    for model in map(load_model, (run, exported)):
-        trie, generator = TitleTrie(model.vocabulary, names), model.generator("titles")
-        requests = [TextRequest(history, seen=[0, 2]) for history in HISTORIES]
-        found.append(generator.recommend(requests, trie, 5, num_beams=12))
-    for own, their in zip(*found, strict=True):
-        assert [title.indices for title in their] == [title.indices for title in own]
-        assert not {0, 2} & {index for title in their for index in title.indices}
-
-
-def test_an_export_is_served(exported: Path, run: Path, served: Path, tmp_path: Path) -> None:
-    """With titles of the catalogue, too, without those of a history; and to files of requests."""
-    options = ServiceOptions(
-        prepared=str(served / "cache" / served_films.PREPARED), batch_sizes=(1, 4)
-    )
-    service = Service.open(exported, options=options)
-    jobs = [("ctr", "scoring"), ("titles", "generation"), ("titles", "title_recommendation")]
-    service.warm_up(jobs)
-    row = {"time": served_films.NOW, "user": {"taste": "drama"}, "history": []}
-    row["candidates"] = ["f1", "f2"]
-    accepted: Any = service.accept(row, task="ctr")
-    (result,) = service.answer([accepted])
-    assert [item.id for item in result.items] == ["f1", "f2"]
-    files = served_films.write_rows(tmp_path / "in.jsonl", [row]), tmp_path / "out.jsonl"
-    shared: Any = {"prepared": options.prepared, "progress": False}
-    (report,) = infer_requests(*files, exported, task="ctr", batch_size=4, **shared)
-    (answered,) = served_films.read_rows(Path(report.output))
-    np.testing.assert_allclose(answered["probabilities"], result.values["probabilities"], 1e-5)
-    index = build_index(tmp_path / "index", exported, task="next", batch_size=4, **shared)
-    assert index.count == len(served_films.ITEMS)
-    del row["candidates"]
-    row |= {"history": [{"item": "f3", "time": 1.0, "value": 5}], "about": {"genre": "drama"}}
-    asked = {"task": "titles", "job": "title_recommendation"}
-    found = []
-    for own in (service, Service.open(run, options=options)):
-        accepted = own.accept(row, **asked)
-        found.append(own.answer([accepted])[0].columns()["item_ids"])
-    assert found[0] == found[1]
-    assert "f3" not in found[0]
-    scorer = load_model(exported, step=7).likelihood_scorer("ctr", contrast=("liked", "disliked"))
-    with pytest.raises(ConfigError, match=r"no program 'likelihood', but score"):
-        scorer.score_requests(HISTORIES, CANDIDATES)
-    scorer = load_model(exported).scorer("ctr")
-    scorer.task_features = lambda settings, size: {"exit_depth": np.zeros((size, 1), np.int32)}
-    with pytest.raises(ConfigError, match=r"differs in exit_depth, .*positive_classes"):
-        scorer.score_requests(HISTORIES, CANDIDATES)
-    with pytest.raises(CheckpointError, match="films is step 7, not step 6"):
-        load_model(exported, step=6)
+            np.testing.assert_allclose(outputs[name], values, atol=1e-6, err_msg=call.program)
 
 
 @pytest.mark.parametrize("name", ["weights.npz", "programs/score.jax_export", "export.json"])
@@ -165,8 +91,8 @@ def test_a_truncated_file_is_refused(exported: Path, name: str) -> None:
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     try:
-        with pytest.raises(CheckpointError, match=name.split("/")[-1]):
-            load_model(exported)
+        with pytest.raises(ExportError, match=name.split("/")[-1]):
+            Exported(exported)
     finally:
         path.write_bytes(whole)
 
@@ -181,7 +107,7 @@ def test_inputs_that_do_not_fit_are_refused(exported: Path) -> None:
     long = {
         key: np.pad(value, ((0, 0), *[(0, 99)] * (value.ndim - 1))) for key, value in inputs.items()
     }
-    with pytest.raises(ExportError, match=r"score: .* has shape .*, over"):
+    with pytest.raises(ExportError, match=r"score: .* has shape .*does not fit"):
         opened.run(name, long)
 
 

@@ -91,12 +91,12 @@ evaluate.limit = 8
 """
 
 ZERO_SHOT = """
-import m6rec_jax.engine.candidates.likelihood
+import m6rec_jax.jobs.likelihood
 
 TASK = 'shop_ctr'
 JOB = 'likelihood'
 BATCH_SIZE = 2
-LikelihoodScorer.contrast = ('bought', 'not chosen')
+LikelihoodAnswers.contrast = ('bought', 'not chosen')
 """
 
 TEMPLATES = {

@@ -66,14 +66,14 @@ def test_a_trained_task_of_another_kind_can_be_asked(infer):
     by_kind, _ = infer(asked, "plausible", "plausible")
     for a, b in zip(by_job, by_kind, strict=True):
         np.testing.assert_allclose(a["log_odds"], b["log_odds"])
-    gin.bind_parameter("LikelihoodScorer.contrast", ("disliked", "liked"))
+    gin.bind_parameter("LikelihoodAnswers.contrast", ("disliked", "liked"))
     other, _ = infer(asked, "plausible", "other")
     assert other != by_kind
 
 
 def test_a_data_set_that_the_model_never_saw(infer, served, served_model):
     """PREPARED brings the columns and the template; the task brings the prompts."""
-    gin.bind_parameter("LikelihoodScorer.contrast", ("liked", "disliked"))
+    gin.bind_parameter("LikelihoodAnswers.contrast", ("liked", "disliked"))
     books = str(served / "cache" / served_films.BOOKS_PREPARED)
     asked = [
         {
@@ -98,7 +98,7 @@ def test_what_cannot_be_scored_is_refused(infer, served, served_model, tmp_path)
     found, rejected = infer(asked, "plausible", model_dir=run)
     assert not found
     assert "'candidates[0]' cannot be scored" in rejected[0]["reason"]
-    narrow = served_model.likelihood_scorer("plausible", target_length=8)
-    narrow = narrow.asking(Contrast("a a a a a a a liked", "a a a a a a a disliked"))
+    labels = Contrast("a a a a a a a liked", "a a a a a a a disliked")
+    narrow = served_model.likelihood_scorer(labels, "plausible", target_length=8)
     with pytest.raises(ConfigError, match="do not fit"):
         narrow.check("Film A")

@@ -30,7 +30,8 @@ def evaluation(part: str = "test", repeats_count: bool = True) -> SimpleNamespac
 def predictions() -> ScoringPredictions:
     random = np.random.default_rng(0)
     users, items, labels = (random.integers(0, n, 200) for n in (3, 4, 2))
-    return ScoringPredictions(users, items, labels, labels, random.random(200))
+    probabilities = random.random(200)
+    return ScoringPredictions(users, items, labels, labels, probabilities, probabilities)
 
 
 def test_candidates(predictions: ScoringPredictions) -> None:

@@ -19,8 +19,7 @@ from m6rec_jax.data.features.co_occurrence import CoOccurrence
 from m6rec_jax.data.features.ease import Ease
 from m6rec_jax.data.store.manifest import MANIFEST
 from m6rec_jax.data.store.prepared import CATALOGUE, STATISTICS, write_catalogue
-from m6rec_jax.engine.loaded_model import InferenceSettings
-from m6rec_jax.engine.model_folder import save_assets
+from m6rec_jax.engine.model_folder import InferenceSettings, save_assets
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.text.records import Event, Item
 from m6rec_jax.text.templates import DatasetTemplate

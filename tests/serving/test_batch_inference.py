@@ -18,8 +18,7 @@ import pytest
 from etils import epath
 
 from m6rec_jax.engine.index import catalogue_index
-from m6rec_jax.engine.loaded_model import TrainedModel
-from m6rec_jax.engine.model_folder import load_model
+from m6rec_jax.engine.model_folder import LoadedModel, load_model
 from m6rec_jax.errors import CheckpointError, ConfigError, DataError
 from m6rec_jax.io.workers import Threads
 from m6rec_jax.jobs.resources import ServiceOptions, open_serving_data
@@ -68,7 +67,7 @@ def loaded_once() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def bundle(folder: Path) -> TrainedModel:
+def bundle(folder: Path) -> LoadedModel:
     return load_model(folder / "run")
 
 
@@ -81,7 +80,7 @@ def scored(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def data(bundle: TrainedModel, folder: Path) -> ServingData:
+def data(bundle: LoadedModel, folder: Path) -> ServingData:
     return open_serving_data(bundle, "ctr", str(folder / "data"))
 
 
@@ -116,7 +115,7 @@ GOOD = [row for row in range(NUMBER) if row not in BAD_ROWS]
 
 
 def test_scores_equal_those_of_one_request_at_a_time(
-    folder: Path, bundle: TrainedModel, data: ServingData, scored: Path
+    folder: Path, bundle: LoadedModel, data: ServingData, scored: Path
 ) -> None:
     report = infer(folder, scored)  # reports what was done before
     found = read_rows(scored)
@@ -150,7 +149,7 @@ def test_scores_equal_those_of_one_request_at_a_time(
 
 
 def test_all_batches_run_the_same_programs(
-    folder: Path, bundle: TrainedModel, tmp_path: Path
+    folder: Path, bundle: LoadedModel, tmp_path: Path
 ) -> None:
     """Three chunks, the last one smaller, and requests of all sizes."""
     options = ServiceOptions(str(folder / "data"), index=str(folder / "index"), batch_sizes=(4,))
@@ -254,7 +253,7 @@ def test_requests_that_may_not_be_read(bucket: Any, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("exclude_seen", [True, False])
 def test_retrieval_gives_ids_and_scores(
-    folder: Path, bundle: TrainedModel, data: ServingData, tmp_path: Path, exclude_seen: bool
+    folder: Path, bundle: LoadedModel, data: ServingData, tmp_path: Path, exclude_seen: bool
 ) -> None:
     rows = [request(number) for number in range(12)]
     rows[2] |= {"k": 12}
@@ -408,7 +407,7 @@ def test_candidates_of_which_no_token_is_left_are_refused(folder: Path, tmp_path
     assert rejected["reason"].startswith("'candidates[1]' cannot be scored: there is no text")
 
 
-def test_clear_errors(folder: Path, tmp_path: Path, bundle: TrainedModel) -> None:
+def test_clear_errors(folder: Path, tmp_path: Path, bundle: LoadedModel) -> None:
     out = tmp_path / "out.jsonl"
     with pytest.raises(ConfigError, match=r"in the format of the requests, '\.jsonl'"):
         infer(folder, tmp_path / "out.parquet")
@@ -452,7 +451,7 @@ def test_a_value_that_no_words_can_tell_is_a_rejected_row(folder: Path, tmp_path
 
 
 def test_a_model_that_answers_nan_answers_nobody(
-    folder: Path, bundle: TrainedModel, tmp_path: Path
+    folder: Path, bundle: LoadedModel, tmp_path: Path
 ) -> None:
     variables = jax.tree.map(lambda leaf: leaf * np.nan, bundle.variables)
     broken = dataclasses.replace(bundle, variables=variables)

@@ -76,7 +76,7 @@ def test_a_warm_service_computes_segments_with_what_was_compiled(
     service = Service.open(run, options=options)
     service.warm_up([("next", "embeddings")])
     assert service.model.segments is not None
-    compiled = service.model.segments._source._fill._jitted
+    compiled = service.model.segments.source._fill._jitted
     number = compiled._cache_size()
     asked = [service.accept(request(n), task="next", job="embeddings") for n in range(8)]
     service.answer([one for one in asked if isinstance(one, Accepted)])

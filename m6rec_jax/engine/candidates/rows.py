@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from m6rec_jax.text import rows
+from m6rec_jax.text.labels import Contrast
 from m6rec_jax.text.layout import Row
 from m6rec_jax.text.vocabulary import Vocabulary
 
@@ -20,7 +21,11 @@ class PackedTexts(NamedTuple):
 
 
 def pack_texts(
-    vocab: Vocabulary, texts: Sequence[str], target_length: int, text_length: int
+    vocab: Vocabulary,
+    texts: Sequence[str],
+    target_length: int,
+    text_length: int,
+    contrast: Contrast | None = None,
 ) -> PackedTexts:
     """Packs texts into as few rows as their lengths allow.
 
@@ -31,36 +36,15 @@ def pack_texts(
       vocab, texts: the vocabulary; candidates or items.
       target_length: most tokens of a row.
       text_length: most tokens of a text, `[BOS]` and `[EOS]` included.
+      contrast: what is asked about each text; None: nothing.
 
     Raises:
-      DataError: a text without words.
-    """
-    lengths = [len(vocab.encode_array(text)) + 2 for text in texts]
-    return pack(
-        lengths,
-        target_length,
-        text_length,
-        lambda members, share: rows.packed_candidates(
-            vocab, [texts[i] for i in members], target_length, candidate_length=share
-        ),
-    )
-
-
-def pack(
-    lengths: Sequence[int],
-    target_length: int,
-    text_length: int,
-    lay_out: Callable[[Sequence[int], int], Row],
-) -> PackedTexts:
-    """Packs texts as `pack_texts` does, given their lengths and what makes a row of some of them.
-
-    Args:
-      lengths: tokens of each text, `[BOS]` and `[EOS]` included.
-      target_length, text_length: as `pack_texts`.
-      lay_out: from indices of texts and the most tokens of each to a row.
+      DataError: a text without words. ConfigError: labels of the contrast that do not fit.
     """
     limit = min(text_length, target_length)
-    cut = [min(length, limit) for length in lengths]
+    num_read = len(contrast.tokens(vocab)[0]) if contrast else 0
+    lay_out = contrast.lay_out if contrast else rows.packed_candidates
+    cut = [min(len(vocab.encode_array(text)) + 2 + num_read, limit) for text in texts]
     indices: list[list[int]] = []
     for i in sorted(range(len(cut)), key=lambda i: cut[i]):
         # Ascending, so this text is the longest so far and sets the share.
@@ -68,7 +52,15 @@ def pack(
             indices[-1].append(i)
         else:
             indices.append([i])
-    packed = [lay_out(members, min(limit, target_length // len(members))) for members in indices]
+    packed = [
+        lay_out(
+            vocab,
+            [texts[i] for i in members],
+            target_length,
+            candidate_length=min(limit, target_length // len(members)),
+        )
+        for members in indices
+    ]
     return PackedTexts(packed, indices)
 
 

@@ -203,7 +203,7 @@ class TextEngine(Engine):
           ConfigError: no such task, or sampling that is out of range.
         """
         check_sampling(request.sampling)
-        settings = self._tasks.one(request.task)
+        settings = self.settings(request.task)
         given = self.prefix_tokens(request.prefix, shortest)
         return PreparedText(request, settings, self._source_row(request.source, settings), given)
 

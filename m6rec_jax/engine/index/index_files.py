@@ -9,6 +9,7 @@ INDEX/
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,13 +23,11 @@ from jax.sharding import Mesh
 from m6rec_jax.engine.computed_folder import (
     BLOCK,
     ComputedManifest,
-    checked_manifest,
+    read_manifest,
     write_folder,
-    write_rows,
 )
 from m6rec_jax.engine.index.catalogue_index import CatalogueIndex, TopK
 from m6rec_jax.errors import DataError
-from m6rec_jax.io.locks import Unfinished
 
 INDEX_COMMAND = "m6rec index build"
 IDS, EMBEDDINGS = "ids.parquet", "embeddings.npy"
@@ -85,10 +84,10 @@ def write_index(
       embed: blocks of texts to float32 `[texts, dim]` each, in their order.
       model, task: see `ComputedManifest`.
       dim: width of the embeddings.
-      block, progress: see `write_rows`.
+      block, progress: see `write_folder`.
 
     Raises:
-      DataError: there are no items; or as `write_folder` and `write_rows`.
+      DataError: there are no items; or as `write_folder`.
       CheckpointError, ConfigError: likewise.
     """
     if not texts:
@@ -96,22 +95,18 @@ def write_index(
     content, shape = catalogue_fingerprint(texts), [len(texts), dim]
     manifest = ComputedManifest(INDEX_COMMAND, model, content, task, "float32", len(texts), shape)
 
-    def write(unfinished: Unfinished) -> None:
-        ends = np.arange(1, len(texts) + 1)
-        write_rows(
-            unfinished,
-            EMBEDDINGS,
-            list(texts.values()),
-            ends,
-            embed,
-            width=dim,
-            block=block,
-            progress=progress,
-        )
-        ids = pa.table({"item_id": pa.array(list(texts), pa.string())})
-        pq.write_table(ids, unfinished.path / IDS)
-
-    return write_folder(Path(folder), manifest, (EMBEDDINGS, IDS), write)
+    ids = pa.table({"item_id": pa.array(list(texts), pa.string())})
+    return write_folder(
+        Path(folder),
+        manifest,
+        EMBEDDINGS,
+        list(texts.values()),
+        np.arange(1, len(texts) + 1),
+        embed,
+        {IDS: functools.partial(pq.write_table, ids)},
+        block=block,
+        progress=progress,
+    )
 
 
 def open_index(folder: str | Path, model: str, *, mesh: Mesh | None = None) -> StoredIndex:
@@ -124,7 +119,7 @@ def open_index(folder: str | Path, model: str, *, mesh: Mesh | None = None) -> S
     Raises:
       CheckpointError: there is none, it is damaged or another model's.
     """
-    manifest = checked_manifest(folder := Path(folder), INDEX_COMMAND, model)
+    manifest = read_manifest(folder := Path(folder), INDEX_COMMAND, model)
     ids = pq.read_table(folder / IDS).column("item_id").to_pylist()
     embeddings = np.load(folder / EMBEDDINGS, mmap_mode="r")
     index_of = {id_: index for index, id_ in enumerate(ids)}

@@ -61,7 +61,7 @@ class Retriever(Engine):
           DataError: another number of tasks than of histories.
           ConfigError: no such task, or one without projections.
         """
-        return self._embed(histories, self._tasks.each(tasks, len(histories)))
+        return self._embed(histories, self.settings_of(tasks, len(histories)))
 
     def _embed(
         self,
@@ -89,7 +89,7 @@ class Retriever(Engine):
         Raises:
           DataError: a text without words. ConfigError: no such task, or one without projections.
         """
-        settings = self._tasks.one(task)
+        settings = self.settings(task)
         result = np.zeros((len(texts), self.model.config.prompts.retrieval_dim), np.float32)
         item_rows, indices = pack_texts(
             self.vocabulary,
@@ -133,7 +133,7 @@ class Retriever(Engine):
 
     def index(self, texts: Sequence[str], task: str | None = None) -> CatalogueIndex:
         """Embeds a catalogue (see `embed_items`) and puts it on the devices."""
-        return CatalogueIndex(self.embed_items(texts, task), self.options.mesh)
+        return CatalogueIndex(self.embed_items(texts, task), self.options.runtime.mesh)
 
 
 def user_embeddings(model: M6Rec, variables: Variables, features: Mapping[str, Array]) -> Array:

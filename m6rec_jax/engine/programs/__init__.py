@@ -1,1 +1,1 @@
-"""Compiled functions: where they run, where they are kept, and those of exports."""
+"""Compiled functions: where they run, where they are kept, and those that exports hold."""

@@ -58,8 +58,8 @@ class Program:
 
     name: str
     file: str
-    inputs: Mapping[str, tuple[tuple[int | str, ...], str]]
-    outputs: Mapping[str, tuple[tuple[int | str, ...], str]]
+    inputs: Mapping[str, tuple[Sequence[int | str], str]]
+    outputs: Mapping[str, tuple[Sequence[int | str], str]]
 
     def weights(self, every: Mapping[str, Any]) -> dict[str, Any]:
         """The model's, and the program's own constants."""
@@ -82,26 +82,17 @@ class Program:
                 f"{', '.join(sorted(inputs)) or 'nothing'}"
             )
         padded = {}
-        for name, (_, dtype) in self.inputs.items():
+        for name, (shape, dtype) in self.inputs.items():
             value = np.asarray(inputs[name], dtype)
-            filler = NOTHING.get(name, 0)
-            padded[name] = np.pad(value, self.missing(name, value.shape), constant_values=filler)
+            sizes = zip(shape, value.shape, strict=False)
+            missing = [size - there if isinstance(size, int) else 0 for size, there in sizes]
+            if value.ndim != len(shape) or min(missing, default=0) < 0:
+                raise ExportError(
+                    f"{self.name}: {name} has shape {value.shape}, which does not fit {shape}"
+                )
+            widths = [(0, number) for number in missing]
+            padded[name] = np.pad(value, widths, constant_values=NOTHING.get(name, 0))
         return padded
-
-    def missing(self, name: str, shape: Sequence[int]) -> list[tuple[int, int]]:
-        """What an input of a shape lacks, before and after it in each axis.
-
-        Raises:
-          ExportError: it is of another rank, or larger.
-        """
-        taken, _ = self.inputs[name]
-        if len(shape) != len(taken):
-            raise ExportError(f"{self.name}: {name} has shape {tuple(shape)}, not {taken}")
-        pairs = zip(taken, shape, strict=True)
-        missing = [size - there if isinstance(size, int) else 0 for size, there in pairs]
-        if min(missing, default=0) < 0:
-            raise ExportError(f"{self.name}: {name} has shape {tuple(shape)}, over {taken}")
-        return [(0, number) for number in missing]
 
 
 class Exported:
@@ -127,10 +118,7 @@ class Exported:
             if not path.is_file() or _sha256(path) != checksum:
                 raise ExportError(f"{path} is missing or damaged; export the model anew")
         self.programs = {
-            own["name"]: Program(
-                **{**own, "inputs": _specs(own["inputs"]), "outputs": _specs(own["outputs"])}
-            )
-            for own in self.manifest["programs"]
+            program["name"]: Program(**program) for program in self.manifest["programs"]
         }
         with np.load(self.folder / WEIGHTS) as file:
             self.weights = {name: jax.device_put(file[name]) for name in file.files}
@@ -192,15 +180,12 @@ class Exported:
                 if expected.dtype.kind in "iub":
                     same &= ~_any(found[key] != expected)
                 else:
-                    finite = np.isfinite(expected)
-                    if not np.array_equal(finite, np.isfinite(found[key])):
-                        own["largest_difference"] = float("inf")
-                    elif finite.any():
-                        apart = np.abs(found[key] - expected)[finite].max()
-                        largest = np.abs(expected[finite]).max()
-                        own["largest_difference"] = max(
-                            own["largest_difference"], float(apart / max(largest, 1e-30))
-                        )
+                    unlike = found[key] != expected  # -inf may be in both
+                    apart = np.abs(found[key][unlike] - expected[unlike]).max(initial=0.0)
+                    largest = np.abs(expected[np.isfinite(expected)]).max(initial=1e-30)
+                    own["largest_difference"] = float(
+                        np.maximum(own["largest_difference"], apart / largest)
+                    )
             rows = own["rows"] + int(filled.sum())
             own["equal"] = (own["equal"] * own["rows"] + int(same[filled].sum())) / rows
             own["rows"] = rows
@@ -231,10 +216,6 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     if found != FORMAT:
         raise ExportError(f"{path} is of format {found!r}; this reads {FORMAT!r}")
     return dict(manifest)
-
-
-def _specs(found: Mapping[str, Sequence[Any]]) -> dict[str, tuple[tuple[int | str, ...], str]]:
-    return {name: (tuple(shape), str(dtype)) for name, (shape, dtype) in found.items()}
 
 
 def _sha256(path: Path) -> str:

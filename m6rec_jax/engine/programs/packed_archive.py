@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import lzma
 import math
 import re
-import struct
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,11 +18,6 @@ from m6rec_jax.io.hashing import sha256
 FORMAT = 1
 MANIFEST, ZEROS, VALUES, FLOATS = "manifest.json", "zeros", "values", "floats"
 _CARRIED = re.compile(r"(inference|data)(/[\w.\-]+)+")
-# What zipfile, lzma and numpy raise at bytes that nobody packed.
-DAMAGE = (
-    *(zipfile.BadZipFile, EOFError, lzma.LZMAError, zlib.error, struct.error, RuntimeError),
-    *(ValueError, KeyError, TypeError, AttributeError),
-)
 
 
 class Archive(NamedTuple):
@@ -63,8 +55,12 @@ def read_archive(path: str | Path) -> Archive:
             if not _CARRIED.fullmatch(name) or ".." in name:
                 raise CheckpointError(f"{path} holds {name!r}, which no packed model has")
         return Archive(manifest, dict(_leaves(manifest["leaves"], *parts)), files)
-    except DAMAGE as error:
-        raise damaged(path, error) from error
+    except CheckpointError:
+        raise
+    except Exception as error:  # whatever bytes raise that nobody packed
+        raise CheckpointError(
+            f"{path} is no packed model, or is truncated or damaged: {error}"
+        ) from error
 
 
 def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
@@ -72,11 +68,6 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
     for name, data in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
-
-
-def damaged(path: str | Path, error: Exception) -> CheckpointError:
-    """What to raise for an error of `DAMAGE`."""
-    return CheckpointError(f"{path} is no packed model, or is truncated or damaged: {error}")
 
 
 def _leaves(

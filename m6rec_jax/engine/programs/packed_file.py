@@ -25,13 +25,11 @@ import numpy as np
 from m6rec_jax.checkpoints.manifest import library_versions, read_model_config
 from m6rec_jax.checkpoints.trees import flatten, nested
 from m6rec_jax.engine.programs.packed_archive import (
-    DAMAGE,
     FLOATS,
     FORMAT,
     MANIFEST,
     VALUES,
     ZEROS,
-    damaged,
     read_archive,
 )
 from m6rec_jax.errors import CheckpointError
@@ -134,13 +132,10 @@ def read_packed(path: str | Path) -> Packed:
     """
     archive = read_archive(path)
     manifest = archive.manifest
-    try:
-        config = read_model_config(manifest["model"], manifest["versions"]["m6rec_jax"])
-        variables = {
-            name: leaf if leaf.dtype == np.int8 or name.endswith(SCALE) else leaf.astype(np.float32)
-            for name, leaf in archive.leaves.items()
-        }
-        step, about = int(manifest["step"]), manifest["about"]
-        return Packed(config, nested(variables), step, archive.files, about)
-    except DAMAGE as error:
-        raise damaged(path, error) from error
+    config = read_model_config(manifest["model"], manifest["versions"]["m6rec_jax"])
+    variables = {
+        name: leaf if leaf.dtype == np.int8 or name.endswith(SCALE) else leaf.astype(np.float32)
+        for name, leaf in archive.leaves.items()
+    }
+    step, about = int(manifest["step"]), manifest["about"]
+    return Packed(config, nested(variables), step, archive.files, about)

@@ -39,36 +39,20 @@ class Runtime:
     mesh: Mesh | None = None
     rules: LogicalRules = ()
 
-    def jit(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """`jax.jit(function)` with its results on every device; traced once per set of shapes."""
-        return jax.jit(function) if self.mesh is None else self._on_mesh(function)
-
     def program(
         self, function: Callable[..., Any], *static: Any, donate: tuple[int, ...] = ()
     ) -> Callable[..., Any]:
-        """`jit` of `function(*static, ...)`, the same program for all that ask for equal ones.
+        """`jax.jit` of `function(*static, ...)` with its results on every device.
 
-        So variables are an argument, and whoever replaces them compiles nothing.
+        It is the same program for all that ask for equal ones. So variables are an argument, and
+        whoever replaces them compiles nothing.
 
         Args:
-          function: of a module.
+          function: of a module, where its program is to be kept on disk.
           static: hashable values, such as the model.
           donate: the arguments after these whose memory the results may take.
         """
         return _program(self, function, static, donate)
-
-    def _on_mesh(
-        self, function: Callable[..., Any], donate: tuple[int, ...] = ()
-    ) -> Callable[..., Any]:
-        assert self.mesh is not None
-        mesh, whole = self.mesh, replicated(self.mesh)
-        compiled = jax.jit(function, out_shardings=whole, donate_argnums=donate)
-
-        def call(*args: Any) -> Any:
-            with jax.set_mesh(mesh), axis_rules(self.rules):
-                return compiled(*args)
-
-        return call
 
     def place(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
         """Puts this process's rows of a batch on the devices.
@@ -76,12 +60,13 @@ class Runtime:
         With several processes each has rows of its own, and the batch is all of them, in the mesh's
         order of devices.
         """
-        return _on_default_device(batch) if self.mesh is None else place_batch(batch, self.mesh)
+        # `jax.numpy.asarray` would compile a program for each shape.
+        return jax.device_put(dict(batch)) if self.mesh is None else place_batch(batch, self.mesh)
 
     def place_shared(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
         """Puts a batch on the devices that every process has whole; rows keep their order."""
         if self.mesh is None:
-            return _on_default_device(batch)
+            return jax.device_put(dict(batch))
         return place_shared_batch(batch, self.mesh)
 
     def place_whole(self, values: np.ndarray) -> jax.Array:
@@ -112,9 +97,16 @@ class Runtime:
 def _program(
     runtime: Runtime, function: Callable[..., Any], static: tuple[Any, ...], donate: tuple[int, ...]
 ) -> Callable[..., Any]:
-    if runtime.mesh is None:
+    if (mesh := runtime.mesh) is None:
         return KeptProgram(function, static, donate)
-    return runtime._on_mesh(functools.partial(function, *static), donate)
+    partial = functools.partial(function, *static)
+    compiled = jax.jit(partial, out_shardings=replicated(mesh), donate_argnums=donate)
+
+    def call(*args: Any) -> Any:
+        with jax.set_mesh(mesh), axis_rules(runtime.rules):
+            return compiled(*args)
+
+    return call
 
 
 def read_back(results: Iterable[Any]) -> Iterator[Any]:
@@ -133,11 +125,6 @@ def read_back(results: Iterable[Any]) -> Iterator[Any]:
             yield jax.device_get(started.popleft())
     while started:
         yield jax.device_get(started.popleft())
-
-
-def _on_default_device(batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-    # `jax.numpy.asarray` would compile a program for each shape.
-    return jax.device_put(dict(batch))
 
 
 def length_buckets(limit: int) -> tuple[int, ...]:

@@ -2,7 +2,7 @@
 
     cache = SegmentCache(model, source_length=256, target_length=64, runtime=runtime)
     with cache.lock:
-        slots = cache.source_slots(variables, rows, settings)
+        slots = cache.source.slots(variables, rows, settings)
         program(variables, cache.pools(), slots, ...)       # gathers, then runs the late layers
 
 Two pools: segments of histories with the soft prompts, and candidates. A state depends on the
@@ -13,19 +13,22 @@ free of tasks, and all tasks then share their segments.
 
 from __future__ import annotations
 
+import collections
+import dataclasses
+import itertools
 import threading
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import gin
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from m6rec_jax.engine.programs.runtime import Runtime
-from m6rec_jax.engine.segments.pool import PoolCounts, Segment, SegmentPool
+from m6rec_jax.engine.programs.runtime import Runtime, smallest_that_fits
 from m6rec_jax.engine.segments.store import SegmentStore
 from m6rec_jax.engine.task_settings import TaskSettings
+from m6rec_jax.errors import ConfigError
 from m6rec_jax.model import Encoded, M6Rec
 from m6rec_jax.model.attention import KeyValue
 from m6rec_jax.model.tuning import METHODS
@@ -33,23 +36,315 @@ from m6rec_jax.text.layout import Row
 
 Array = jax.Array
 Variables = Mapping[str, Any]
-# Most segments are short: rows of this many tokens hold several of them.
-_ROW_LENGTH = 64
 
 
-class _Prompts:
-    """Tells the prompts of a task from those of other tasks, and of the same name before it."""
+# Tokens of a short row; rows in one batch of what is computed; slots in one of what is copied.
+SHORT_ROW = 64
+ROW_SIZES = (1, 4, 16)
+COPY_SIZES = (256, 4096)
 
-    __slots__ = ("settings",)
 
-    def __init__(self, settings: TaskSettings) -> None:
-        self.settings = settings  # held, so that its id stays its own
+class Segment(NamedTuple):
+    """Tokens whose states depend on each other and on their task alone.
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Prompts) and self.settings is other.settings
+    Attributes:
+      tokens: int32 `[length]`.
+      task_id: row of the prompts that they are computed with.
+      task: with whose prompts; None: the states are the same for all tasks. The object counts, not
+        what it says: prompts that are replaced may have equal settings.
+    """
 
-    def __hash__(self) -> int:
-        return id(self.settings)
+    tokens: np.ndarray
+    task_id: int
+    task: TaskSettings | None
+
+    @property
+    def key(self) -> Hashable:
+        """Equal for segments of equal states, as long as their tasks are held."""
+        return self.task and id(self.task), self.tokens.tobytes()
+
+
+# States of packed segments, inside jit: a model, variables, tokens and block ids `[rows, length]`,
+# task ids `[rows, 1]` to `[rows, length, width]`.
+Compute = Callable[[M6Rec, Any, Array, Array, Array], Array]
+# A segment, and its slots.
+Placed = tuple[Segment, np.ndarray]
+
+
+@dataclasses.dataclass
+class PoolCounts:
+    """What a pool did so far.
+
+    Attributes:
+      hits: segments found on the device.
+      store_hits: segments found in the store.
+      computed: segments that nobody had.
+      evicted: segments that made room.
+    """
+
+    hits: int = 0
+    store_hits: int = 0
+    computed: int = 0
+    evicted: int = 0
+
+
+class SegmentPool:
+    """Not safe for several threads: callers hold a lock from `slots` until their program started.
+
+    Args:
+      name: of what is kept: 'source', with the soft prompts, or 'candidate'.
+      model: whose early layers compute states.
+      side: 'encoder' or 'decoder'.
+      width: numbers of a state.
+      capacity: slots, one per token.
+      longest: tokens of the longest row in which segments are computed.
+      compute: see `Compute`.
+      of_task: whether all states depend on the task.
+      runtime: where programs run.
+      dtype: of the states kept.
+
+    Attributes:
+      states: `[capacity, width]`. Replaced by every call of `slots`, which donates the one before.
+      counts: see `PoolCounts`.
+      store: states computed before, and the task of those that depend on one; None: there is none.
+
+    Raises:
+      ConfigError: no room for the longest row.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: M6Rec,
+        side: str,
+        *,
+        width: int,
+        capacity: int,
+        longest: int,
+        compute: Compute,
+        of_task: bool,
+        runtime: Runtime,
+        dtype: str,
+    ) -> None:
+        self.name, self.width, self.capacity = name, width, capacity
+        self._side, self._of_task = side, of_task
+        prompts = model.config.prompts
+        self._own_tokens = frozenset(prompts.special_token_ids)
+        num_prompts = prompts.num_prompts if side == "encoder" else 0
+        self._soft_prompts = -1 - np.arange(num_prompts, dtype=np.int32)
+        if capacity < longest:
+            raise ConfigError(
+                f"SegmentCache.{name}_slots = {capacity} is too small for one row of {longest} "
+                "tokens"
+            )
+        self.counts = PoolCounts()
+        self.store: tuple[SegmentStore, TaskSettings] | None = None
+        self._dtype, self._runtime = jnp.dtype(dtype), runtime
+        # Most segments are short: a short row holds several of them.
+        self._row_lengths = sorted({min(SHORT_ROW, longest), longest})
+        self._row_sizes = runtime.batch_sizes(ROW_SIZES)
+        self._fill = runtime.program(_fill, compute, model, donate=(0,))
+        self._write = runtime.program(_write, donate=(0,))
+        self._read = runtime.program(_read)
+        self.states: Array = self._empty()
+        self.clear()
+
+    def clear(self) -> None:
+        """Forgets everything."""
+        if self.states.is_deleted():  # given to a program that failed
+            self.states = self._empty()
+        # The segments longest unused come first. They hold their tasks, by which they are known.
+        self._placed = collections.OrderedDict[Hashable, Placed]()
+        self._free = np.arange(self.capacity, dtype=np.int32)
+
+    def _empty(self) -> Array:
+        return self._runtime.place_whole(np.zeros((self.capacity, self.width), self._dtype))
+
+    def slots(
+        self, variables: Any, rows: Sequence[Row], settings: Sequence[TaskSettings]
+    ) -> list[np.ndarray]:
+        """Where the states of each row's tokens are, int32 `[length]`, of a source after those of
+        the soft prompts. Computes those that are missing. They stay there until the next call.
+
+        Args:
+          variables: of the model.
+          rows: of `text.rows`.
+          settings: of the task of each row.
+
+        Raises:
+          ConfigError: the pool has no room for so many segments at once; it stays as it was.
+        """
+        segments, numbers = list[Segment](), list[int]()
+        for row, task in zip(rows, settings, strict=True):
+            tokens, blocks = row[f"{self._side}_input_tokens"], row[f"{self._side}_block_ids"]
+            parts = np.split(tokens, np.flatnonzero(np.diff(blocks)) + 1)
+            if len(self._soft_prompts):
+                parts.insert(0, self._soft_prompts)
+            numbers.append(len(parts))
+            segments += [self._segment(part, task) for part in parts]
+        slots = iter(self._slots(variables, segments))
+        return [np.concatenate([next(slots) for _ in range(number)]) for number in numbers]
+
+    def states_of(
+        self, variables: Any, texts: Sequence[np.ndarray], settings: TaskSettings
+    ) -> list[np.ndarray]:
+        """What is kept of texts, `[length, width]` each; int32 tokens with `[BOS]` and `[EOS]`."""
+        states: list[np.ndarray] = []
+        segments = [self._segment(tokens, settings) for tokens in texts]
+        at_once = self.capacity // max(map(len, texts))
+        for start in range(0, len(segments), at_once):
+            slots = self._slots(variables, segments[start : start + at_once])
+            every = np.concatenate(slots)
+            padded = np.pad(every, (0, self.capacity - len(every)))  # one program for all numbers
+            together = np.asarray(self._read(self.states, padded))[: len(every)]
+            states += np.split(together, np.cumsum([len(one) for one in slots])[:-1])
+        return states
+
+    def _segment(self, tokens: np.ndarray, settings: TaskSettings) -> Segment:
+        of_task = self._of_task or tokens[0] < 0 or not self._own_tokens.isdisjoint(tokens.tolist())
+        return Segment(tokens, settings.task_id, settings if of_task else None)
+
+    def _slots(self, variables: Any, segments: Sequence[Segment]) -> list[np.ndarray]:
+        keys = [segment.key for segment in segments]
+        wanted = dict(zip(keys, segments, strict=True))
+        if sum(len(segment.tokens) for segment in wanted.values()) > self.capacity:
+            raise ConfigError(
+                f"the pool of {self.name} segments has {self.capacity} slots, too few for one "
+                f"batch: raise SegmentCache.{self.name}_slots"
+            )
+        missing = {key: segment for key, segment in wanted.items() if key not in self._placed}
+        self.counts.hits += sum(key not in missing for key in keys)
+        for key in wanted:
+            if key not in missing:
+                self._placed.move_to_end(key)
+        if missing:
+            try:
+                self._bring(variables, missing)
+            except BaseException:
+                # Slots may be half filled, and the array was donated.
+                self.clear()
+                raise
+        return [self._placed[key][1] for key in keys]
+
+    def warm_up(self, variables: Any) -> None:
+        """Compiles every program that `slots` may run."""
+        # Twice: only what a program returned lies as it will lie from then on.
+        for length in (*self._row_lengths, *self._row_lengths):
+            for size in self._row_sizes:
+                self._fill_rows(variables, [], length, size)
+        if self.store is not None:
+            for size in COPY_SIZES:
+                nowhere = np.full(size, self.capacity, np.int32)
+                self._copy(nowhere, np.zeros((size, self.width), self._dtype))
+
+    def _bring(self, variables: Any, missing: Mapping[Hashable, Segment]) -> None:
+        self._make_room(sum(len(segment.tokens) for segment in missing.values()))
+        stored: list[tuple[np.ndarray, np.ndarray]] = []
+        computed: list[Placed] = []
+        for key, segment in missing.items():
+            left = len(self._free) - len(segment.tokens)
+            self._free, slots = self._free[:left], self._free[left:]
+            self._placed[key] = segment, slots
+            states = None
+            if self.store is not None:
+                store, task = self.store
+                if segment.task is None or segment.task is task:
+                    states = store.get(segment.tokens.tobytes())
+            if states is None:
+                computed.append((segment, slots))
+            else:
+                stored.append((slots, states))
+        self.counts.store_hits += len(stored)
+        self.counts.computed += len(computed)
+        if stored:
+            self._copy(*map(np.concatenate, zip(*stored, strict=True)))
+        self._compute(variables, computed)
+
+    def _make_room(self, slots: int) -> None:
+        """Drops segments longest unused."""
+        free, number = [self._free], len(self._free)
+        while number < slots:
+            _, (_, dropped) = self._placed.popitem(last=False)
+            free.append(dropped)
+            number += len(dropped)
+        self._free = np.concatenate(free)
+        self.counts.evicted += len(free) - 1
+
+    def _copy(self, slots: np.ndarray, states: np.ndarray) -> None:
+        for start, size in _batches(len(slots), COPY_SIZES):
+            part = slice(start, start + size)
+            missing = size - len(slots[part])
+            padded = np.pad(slots[part], (0, missing), constant_values=self.capacity)
+            values = np.pad(states[part].astype(self._dtype), ((0, missing), (0, 0)))
+            self.states = self._write(self.states, values, padded)
+
+    def _compute(self, variables: Any, computed: Sequence[Placed]) -> None:
+        """Computes segments in rows that hold several of one task."""
+
+        def kind(placed: Placed) -> tuple[int, int]:
+            segment, slots = placed
+            # What is the same for all tasks may share a row with anything.
+            task = -1 if segment.task is None else segment.task_id
+            return smallest_that_fits(len(slots), self._row_lengths), task
+
+        rows: dict[int, list[list[Placed]]] = {}
+        for (length, _), members in itertools.groupby(sorted(computed, key=kind), kind):
+            room, filled = 0, rows.setdefault(length, [])
+            for placed in members:
+                if room < len(placed[1]):
+                    filled.append([])
+                    room = length
+                filled[-1].append(placed)
+                room -= len(placed[1])
+        for length, filled in rows.items():
+            for start, size in _batches(len(filled), self._row_sizes):
+                self._fill_rows(variables, filled[start : start + size], length, size)
+
+    def _fill_rows(
+        self, variables: Any, rows: Sequence[Sequence[Placed]], length: int, size: int
+    ) -> None:
+        tokens, blocks = np.zeros((2, size, length), np.int32)
+        slots_of = np.full((size, length), self.capacity, np.int32)
+        task_ids = np.zeros((size, 1), np.int32)
+        for place, row in enumerate(rows):
+            start = 0
+            for block, (segment, slots) in enumerate(row, start=1):
+                end = start + len(slots)
+                tokens[place, start:end] = segment.tokens
+                blocks[place, start:end] = block
+                slots_of[place, start:end] = slots
+                task_ids[place] = segment.task_id
+                start = end
+        features = {"tokens": tokens, "block_ids": blocks, "slots": slots_of, "task_ids": task_ids}
+        self.states = self._fill(self.states, variables, self._runtime.place_shared(features))
+
+
+def _fill(
+    compute: Compute, model: M6Rec, states: Array, variables: Any, features: Mapping[str, Array]
+) -> Array:
+    values = compute(
+        model, variables, features["tokens"], features["block_ids"], features["task_ids"]
+    )
+    values = values.reshape(-1, states.shape[1]).astype(states.dtype)
+    return _write(states, values, features["slots"].reshape(-1))
+
+
+def _write(states: Array, values: Array, slots: Array) -> Array:
+    """Slots beyond the last one are nobody's: what stands in them is dropped."""
+    return states.at[slots].set(values, mode="drop")
+
+
+def _read(states: Array, slots: Array) -> Array:
+    return states.at[slots].get(mode="clip")
+
+
+def _batches(number: int, sizes: Sequence[int]) -> Iterable[tuple[int, int]]:
+    """Starts and padded sizes of batches that hold so many."""
+    start = 0
+    while start < number:
+        size = smallest_that_fits(number - start, sizes)
+        yield start, size
+        start += size
 
 
 @gin.configurable(denylist=["model", "source_length", "target_length", "runtime"])
@@ -66,6 +361,7 @@ class SegmentCache:
     Attributes:
       lock: to be held from asking for slots until the program that reads them has started.
       scores_ends: whether candidates are scored at their ends alone (`cross_attention_at`).
+      source, candidates: the pools.
 
     Raises:
       ConfigError: a pool too small for the longest row.
@@ -82,40 +378,40 @@ class SegmentCache:
         candidate_slots: int = 32768,
         dtype: str | None = None,
     ) -> None:
-        config = model.config
-        self.model, self.lock = model, threading.RLock()
-        self.scores_ends = config.cross_attention_at == "ends"
-        prompts = config.prompts
+        config, prompts = model.config, model.config.prompts
+        self.lock, self.scores_ends = threading.RLock(), config.cross_attention_at == "ends"
         early = [method for method in METHODS if method.in_early_layers and method.used(prompts)]
-        self._of_task = {
+        of_task = {
             side: (prompts.in_layers and not prompts.adapters_late_only)
             or any(side in method.towers for method in early)
             for side in ("encoder", "decoder")
         }
-        self._own_tokens = frozenset(prompts.special_token_ids)
-        self._soft_prompts = -1 - np.arange(prompts.num_prompts, dtype=np.int32)
         late = config.num_decoder_layers - config.first_cross_layer
         keys_width = 2 * late * config.num_heads * config.head_dim if self.scores_ends else 0
         every: dict[str, Any] = {"runtime": runtime, "dtype": dtype or config.dtype}
-        self._source = SegmentPool(
+        self.source = SegmentPool(
             "source",
             model,
+            "encoder",
             width=config.embed_dim,
             capacity=source_slots,
-            row_lengths=_row_lengths(max(source_length, prompts.num_prompts)),
+            longest=max(source_length, prompts.num_prompts),
             compute=_encode,
+            of_task=of_task["encoder"],
             **every,
         )
-        self._candidates = SegmentPool(
+        self.candidates = SegmentPool(
             "candidate",
             model,
+            "decoder",
             width=config.embed_dim + keys_width,
             capacity=candidate_slots,
-            row_lengths=_row_lengths(target_length),
+            longest=target_length,
             compute=_decode_ends if self.scores_ends else _decode,
+            of_task=of_task["decoder"] or self.scores_ends,  # with keys of late layers
             **every,
         )
-        self._pools = (self._source, self._candidates)
+        self._pools = (self.source, self.candidates)
 
     def pools(self) -> dict[str, Array]:
         """What programs gather from, as features: now, until slots are asked for again."""
@@ -131,83 +427,11 @@ class SegmentCache:
             for pool in self._pools:
                 pool.clear()
 
-    def source_slots(
-        self, variables: Variables, rows: Sequence[Row], settings: Sequence[TaskSettings]
-    ) -> list[np.ndarray]:
-        """Where the states of soft prompts and tokens are, int32 `[prompts + length]` each.
-
-        Those that are missing are computed.
-
-        Args:
-          variables: of the model.
-          rows: of `text.rows.source_row`.
-          settings: of the task of each row.
-        """
-        return self._slots(self._source, "encoder", variables, rows, settings)
-
-    def candidate_slots(
-        self, variables: Variables, rows: Sequence[Row], settings: Sequence[TaskSettings]
-    ) -> list[np.ndarray]:
-        """As `source_slots`, of rows of packed candidates: int32 `[length]` each."""
-        return self._slots(self._candidates, "decoder", variables, rows, settings)
-
-    def use_store(self, store: SegmentStore, settings: TaskSettings) -> None:
-        """Reads candidates from a store that was made for the task of these settings."""
-        self._candidates.store, self._candidates.store_task = store, _Prompts(settings)
-
-    @property
-    def candidate_width(self) -> int:
-        """Numbers of the state of a candidate's token."""
-        return self._candidates.width
-
-    def candidate_states(
-        self, variables: Variables, tokens: Sequence[np.ndarray], settings: TaskSettings
-    ) -> list[np.ndarray]:
-        """What is kept of candidates, `[length, width]` each; tokens with `[BOS]` and `[EOS]`."""
-        states: list[np.ndarray] = []
-        segments = [self._segment(one, settings, "decoder") for one in tokens]
-        at_once = self._candidates.capacity // max(map(len, tokens))
-        with self.lock:
-            for start in range(0, len(segments), at_once):
-                slots = self._candidates.slots(variables, segments[start : start + at_once])
-                together = self._candidates.read(np.concatenate(slots))
-                states += np.split(together, np.cumsum([len(own) for own in slots])[:-1])
-        return states
-
     def warm_up(self, variables: Variables) -> None:
         """Compiles what computes and copies states."""
         with self.lock:
             for pool in self._pools:
                 pool.warm_up(variables)
-
-    def _slots(
-        self,
-        pool: SegmentPool,
-        side: str,
-        variables: Variables,
-        rows: Sequence[Row],
-        settings: Sequence[TaskSettings],
-    ) -> list[np.ndarray]:
-        segments: list[Segment] = []
-        numbers = []
-        for row, own in zip(rows, settings, strict=True):
-            tokens, blocks = row[f"{side}_input_tokens"], row[f"{side}_block_ids"]
-            parts = np.split(tokens, np.flatnonzero(np.diff(blocks)) + 1)
-            if side == "encoder" and len(self._soft_prompts):
-                parts.insert(0, self._soft_prompts)
-            numbers.append(len(parts))
-            segments += [self._segment(part, own, side) for part in parts]
-        found = iter(pool.slots(variables, segments))
-        return [np.concatenate([next(found) for _ in range(number)]) for number in numbers]
-
-    def _segment(self, tokens: np.ndarray, settings: TaskSettings, side: str) -> Segment:
-        of_task = (
-            self._of_task[side]
-            or (self.scores_ends and side == "decoder")  # with keys of late layers
-            or tokens[0] < 0
-            or not self._own_tokens.isdisjoint(tokens.tolist())
-        )
-        return Segment(tokens, settings.task_id, _Prompts(settings) if of_task else None)
 
 
 def _encode(
@@ -272,7 +496,3 @@ def gathered_ends(
         features["task_ids"],
         method=model.decode_ends,
     )
-
-
-def _row_lengths(limit: int) -> tuple[int, ...]:
-    return (limit,) if limit <= _ROW_LENGTH else (_ROW_LENGTH, limit)

@@ -10,25 +10,23 @@ STORE/              a `computed_folder`
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import ml_dtypes
+import jax.numpy as jnp
 import numpy as np
 
 from m6rec_jax.engine.computed_folder import (
     BLOCK,
     ComputedManifest,
-    checked_manifest,
+    read_manifest,
     write_folder,
-    write_rows,
 )
 from m6rec_jax.io.hashing import sha256
-from m6rec_jax.io.locks import Unfinished
 
 STORE_COMMAND = "m6rec index segments"
 PLACES, STATES = "places.npy", "states.npy"
-STORED_TYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}
+STORED_TYPES = ("float32", "bfloat16")
 
 
 class SegmentStore:
@@ -43,10 +41,10 @@ class SegmentStore:
     """
 
     def __init__(self, folder: str | Path, model: str) -> None:
-        manifest = checked_manifest(folder := Path(folder), STORE_COMMAND, model)
+        manifest = read_manifest(folder := Path(folder), STORE_COMMAND, model)
         self._places = np.load(folder / PLACES)
         self._high = self._places[:, 0].copy()  # side by side: searched without another copy
-        dtype = STORED_TYPES[manifest.dtype]
+        dtype = jnp.dtype(manifest.dtype)
         self._states = np.load(folder / STATES, mmap_mode="r").view(dtype)
 
     def get(self, tokens: bytes) -> np.ndarray | None:
@@ -80,10 +78,10 @@ def write_segments(
       model, task: see `ComputedManifest`.
       width: numbers of a state.
       dtype: one of `STORED_TYPES`.
-      block, progress: see `write_rows`.
+      block, progress: see `write_folder`.
 
     Raises:
-      DataError, CheckpointError, ConfigError: as `write_folder` and `write_rows`.
+      DataError, CheckpointError, ConfigError: as `write_folder`.
     """
     by_hash = {_hash(tokens.astype(np.int32).tobytes()): tokens for tokens in candidates}
     hashes = sorted(by_hash)
@@ -101,24 +99,17 @@ def write_segments(
         [int(ends[-1]), width],
     )
 
-    def computed(blocks: Iterable[Sequence[np.ndarray]]) -> Iterator[np.ndarray]:
-        return (np.concatenate(compute(own)) for own in blocks)
-
-    def write(unfinished: Unfinished) -> None:
-        write_rows(
-            unfinished,
-            STATES,
-            entries,
-            ends.astype(np.int64),
-            computed,
-            width=width,
-            dtype=STORED_TYPES[dtype],
-            block=block,
-            progress=progress,
-        )
-        np.save(unfinished.path / PLACES, places)
-
-    return write_folder(Path(folder), manifest, (PLACES, STATES), write)
+    return write_folder(
+        Path(folder),
+        manifest,
+        STATES,
+        entries,
+        ends.astype(np.int64),
+        lambda blocks: (np.concatenate(compute(own)) for own in blocks),
+        {PLACES: lambda path: np.save(path, places)},
+        block=block,
+        progress=progress,
+    )
 
 
 def _hash(tokens: bytes) -> tuple[np.uint64, np.uint64]:
