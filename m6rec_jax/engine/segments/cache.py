@@ -17,7 +17,7 @@ import collections
 import dataclasses
 import itertools
 import threading
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import gin
@@ -64,9 +64,6 @@ class Segment(NamedTuple):
         return self.task and id(self.task), self.tokens.tobytes()
 
 
-# States of packed segments, inside jit: a model, variables, tokens and block ids `[rows, length]`,
-# task ids `[rows, 1]` to `[rows, length, width]`.
-Compute = Callable[[M6Rec, Any, Array, Array, Array], Array]
 # A segment, and its slots.
 Placed = tuple[Segment, np.ndarray]
 
@@ -98,7 +95,7 @@ class SegmentPool:
       width: numbers of a state.
       capacity: slots, one per token.
       longest: tokens of the longest row in which segments are computed.
-      compute: see `Compute`.
+      method: of the model, that computes them.
       of_task: whether all states depend on the task.
       runtime: where programs run.
       dtype: of the states kept.
@@ -121,7 +118,7 @@ class SegmentPool:
         width: int,
         capacity: int,
         longest: int,
-        compute: Compute,
+        method: str,
         of_task: bool,
         runtime: Runtime,
         dtype: str,
@@ -143,7 +140,7 @@ class SegmentPool:
         # Most segments are short: a short row holds several of them.
         self._row_lengths = sorted({min(SHORT_ROW, longest), longest})
         self._row_sizes = runtime.batch_sizes(ROW_SIZES)
-        self._fill = runtime.program(_fill, compute, model, donate=(0,))
+        self._fill = runtime.program(_fill, model, method, donate=(0,))
         self._write = runtime.program(_write, donate=(0,))
         self._read = runtime.program(_read)
         self.states: Array = self._empty()
@@ -320,11 +317,16 @@ class SegmentPool:
 
 
 def _fill(
-    compute: Compute, model: M6Rec, states: Array, variables: Any, features: Mapping[str, Array]
+    model: M6Rec, method: str, states: Array, variables: Any, features: Mapping[str, Array]
 ) -> Array:
-    values = compute(
-        model, variables, features["tokens"], features["block_ids"], features["task_ids"]
-    )
+    """Computes packed segments by a method of the model: what a token has, one after the other."""
+    packed = (features[name] for name in ("tokens", "block_ids", "task_ids"))
+    values = model.apply(variables, *packed, method=method)
+    if isinstance(values, tuple):
+        hidden, keys = values
+        # [late layers, rows, heads, length, head_dim]: what a token has of all layers together.
+        flat = [part.transpose(1, 3, 0, 2, 4).reshape(*hidden.shape[:2], -1) for part in keys]
+        values = jnp.concatenate([hidden, *flat], axis=-1)
     values = values.reshape(-1, states.shape[1]).astype(states.dtype)
     return _write(states, values, features["slots"].reshape(-1))
 
@@ -396,7 +398,7 @@ class SegmentCache:
             width=config.embed_dim,
             capacity=source_slots,
             longest=max(source_length, prompts.num_prompts),
-            compute=_encode,
+            method="encode_segments",
             of_task=of_task["encoder"],
             **every,
         )
@@ -407,7 +409,7 @@ class SegmentCache:
             width=config.embed_dim + keys_width,
             capacity=candidate_slots,
             longest=target_length,
-            compute=_decode_ends if self.scores_ends else _decode,
+            method="candidate_states" if self.scores_ends else "decode_early",
             of_task=of_task["decoder"] or self.scores_ends,  # with keys of late layers
             **every,
         )
@@ -432,27 +434,6 @@ class SegmentCache:
         with self.lock:
             for pool in self._pools:
                 pool.warm_up(variables)
-
-
-def _encode(
-    model: M6Rec, variables: Variables, tokens: Array, blocks: Array, tasks: Array
-) -> Array:
-    return model.apply(variables, tokens, blocks, tasks, method=model.encode_segments)
-
-
-def _decode(
-    model: M6Rec, variables: Variables, tokens: Array, blocks: Array, tasks: Array
-) -> Array:
-    return model.apply(variables, tokens, blocks, tasks, method=model.decode_early)
-
-
-def _decode_ends(
-    model: M6Rec, variables: Variables, tokens: Array, blocks: Array, tasks: Array
-) -> Array:
-    hidden, keys = model.apply(variables, tokens, blocks, tasks, method=model.candidate_states)
-    # [late layers, rows, heads, length, head_dim]: what a token has of all layers together.
-    flat = [part.transpose(1, 3, 0, 2, 4).reshape(*tokens.shape, -1) for part in keys]
-    return jnp.concatenate([hidden, *flat], axis=-1)
 
 
 def gathered_source(model: M6Rec, variables: Variables, features: Mapping[str, Array]) -> Encoded:
