@@ -122,11 +122,7 @@ class LoadedModel:
     def dataset_spec(self, task: str = "") -> Mapping[str, Any] | None:
         """What the `dataset.json` of a task's data set holds; None for tasks of texts.
 
-        Args:
-          task: name; there is no need to name the only one.
-
-        Raises:
-          ConfigError: no such task.
+        There is no need to name the only task. Raises ConfigError where there is no such one.
         """
         return self.dataset_specs.get(task_settings(self.settings.tasks, task).prepared)
 
@@ -136,9 +132,8 @@ class LoadedModel:
         Two models that give other vectors or scores have other fingerprints, whatever their folders
         are called; of one model it is the same on any mesh.
 
-        Args:
-          task: see `dataset_spec`; errors, too.
-          exits: whether it depends on where the task leaves the decoder; candidates' states do not.
+        Where the task leaves the decoder belongs to it, but for what no exit changes, such as
+        states of candidates (`exits`). Task and errors as `dataset_spec`.
         """
         template, settings = self.template(task), self.settings
         lengths = {name: getattr(settings, name) for name in ("source_length", "target_length")}
@@ -215,10 +210,8 @@ class LoadedModel:
         return self.backbone.segments
 
     def use_segments(self, folder: str | Path) -> None:
-        """Lets the cache read candidates of `m6rec index segments`.
-
-        Raises:
-          ConfigError: late interaction is off. CheckpointError: see `SegmentStore`.
+        """Lets the cache read candidates of `m6rec index segments`; raises as `SegmentStore`, and
+        ConfigError where late interaction is off.
         """
         if self.segments is None:
             raise ConfigError(
@@ -444,11 +437,7 @@ def variable_targets(
 
 
 def read_settings(model_dir: str | Path) -> InferenceSettings:
-    """What `MODEL_DIR/inference/settings.json` says.
-
-    Raises:
-      CheckpointError: it is missing or damaged.
-    """
+    """`inference/settings.json`; raises CheckpointError where it is missing or damaged."""
     return _read(_asset(model_dir, SETTINGS_FILE), InferenceSettings)
 
 
@@ -500,22 +489,14 @@ def _calibrated(model_dir: str | Path, file: str, step: int, kind: type[T]) -> d
 
 
 def read_dataset_specs(model_dir: str | Path) -> dict[str, dict[str, Any]]:
-    """What `MODEL_DIR/inference/datasets` holds, by the `prepared` of tasks.
-
-    Raises:
-      CheckpointError: a file is damaged.
-    """
+    """`inference/datasets` by the `prepared` of tasks; raises CheckpointError where it is damaged."""
     folder = epath.Path(model_dir) / ASSETS_FOLDER / DATASETS_FOLDER
     paths = sorted(folder.glob("*.json")) if folder.exists() else ()
     return {path.stem: _read(path, dict[str, Any]) for path in paths}
 
 
 def read_vocabulary(model_dir: str | Path) -> Vocabulary:
-    """The vocabulary in `MODEL_DIR/inference`.
-
-    Raises:
-      CheckpointError: it is missing.
-    """
+    """`inference/vocabulary.model`; raises CheckpointError where it is missing."""
     path = _asset(model_dir, VOCABULARY_FILE)
     if Path(path).exists():
         return Vocabulary(path)

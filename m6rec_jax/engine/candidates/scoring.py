@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from m6rec_jax.data.splitting.negatives import corrected_probability
-from m6rec_jax.engine.candidates.rows import pack_texts, text_ends
+from m6rec_jax.engine.candidates.rows import PackedTexts, pack_texts, text_ends
 from m6rec_jax.engine.engine import Engine, EngineOptions, Variables, encoded_source
 from m6rec_jax.engine.programs.runtime import length_buckets, smallest_that_fits
 from m6rec_jax.engine.segments.cache import gathered_ends
@@ -327,25 +327,13 @@ class CandidateScorer(Engine):
                     scores[request][members] = values[ends]
         return scores
 
-    def _packed(
-        self, texts: Sequence[str], settings: TaskSettings
-    ) -> tuple[list[Row], list[list[int]]]:
-        """Rows of the candidates of one request, and the indices of those in each."""
-        together = [[place] for place in range(len(texts))] if self._ends else [range(len(texts))]
-        limit = settings.text_length(self.candidate_length)
-        rows: list[Row] = []
-        indices: list[list[int]] = []
-        for places in together:
-            packed = pack_texts(
-                self.vocabulary,
-                [texts[place] for place in places],
-                self.options.target_length,
-                limit,
-                self.contrast,
-            )
-            rows += packed.rows
-            indices += [[places[i] for i in members] for members in packed.indices]
-        return rows, indices
+    def _packed(self, texts: Sequence[str], settings: TaskSettings) -> PackedTexts:
+        """Rows of the candidates of one request."""
+        lengths = self.options.target_length, settings.text_length(self.candidate_length)
+        if not self._ends:
+            return pack_texts(self.vocabulary, texts, *lengths, self.contrast)
+        alone = [pack_texts(self.vocabulary, [text], *lengths).rows[0] for text in texts]
+        return PackedTexts(alone, [[place] for place in range(len(texts))])
 
     def warm_up(self) -> None:
         """Compiles every shape that a request can have."""
@@ -367,14 +355,9 @@ class CandidateScorer(Engine):
         settings: Sequence[TaskSettings],
         shape: tuple[int, ...],
     ) -> Array:
-        """Starts one batch.
+        """Starts a batch of requests: float32 `[requests, rows, target]`.
 
-        Args:
-          sources, targets, settings: of the batch's requests.
-          shape: tokens of a history and of a row, rows of a request, requests.
-
-        Returns:
-          float32 `[requests, rows, target]`.
+        `shape` is tokens of a history and of a row, rows of a request, requests.
         """
         length, target_length, num_rows, size = shape
         with self._segments_held():
