@@ -489,7 +489,7 @@ def _calibrated(model_dir: str | Path, file: str, step: int, kind: type[T]) -> d
 
 
 def read_dataset_specs(model_dir: str | Path) -> dict[str, dict[str, Any]]:
-    """`inference/datasets` by the `prepared` of tasks; raises CheckpointError where it is damaged."""
+    """`inference/datasets`, by the `prepared` of tasks; raises CheckpointError where damaged."""
     folder = epath.Path(model_dir) / ASSETS_FOLDER / DATASETS_FOLDER
     paths = sorted(folder.glob("*.json")) if folder.exists() else ()
     return {path.stem: _read(path, dict[str, Any]) for path in paths}

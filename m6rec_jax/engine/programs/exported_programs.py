@@ -61,15 +61,6 @@ class Program:
     inputs: Mapping[str, tuple[Sequence[int | str], str]]
     outputs: Mapping[str, tuple[Sequence[int | str], str]]
 
-    def weights(self, every: Mapping[str, Any]) -> dict[str, Any]:
-        """The model's, and the program's own constants."""
-        own = f"{CONSTANTS}/{self.name}/"
-        return {
-            name: value
-            for name, value in every.items()
-            if name.startswith(own) or not name.startswith(f"{CONSTANTS}/")
-        }
-
     def padded(self, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """Inputs with every row as long as the program's.
 
@@ -112,7 +103,14 @@ class Exported:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self.manifest = read_manifest(self.folder)
+        path = self.folder / MANIFEST
+        try:
+            self.manifest = json.loads(path.read_text("utf-8"))
+            format_ = self.manifest["format"]
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise ExportError(f"{folder} is no export of a model: {path}: {error}") from error
+        if format_ != FORMAT:
+            raise ExportError(f"{path} is of format {format_!r}; this reads {FORMAT!r}")
         for name, checksum in self.manifest["files"].items():
             path = self.folder / name
             if not path.is_file() or _sha256(path) != checksum:
@@ -135,22 +133,22 @@ class Exported:
                 f"{self.folder} has no program {name!r}, but {', '.join(self.programs)}"
             )
         program = self.programs[name]
-        padded = program.padded(inputs)
-        found = self.function(program)(program.weights(self.weights), padded)
-        return {key: np.asarray(value) for key, value in found.items()}
-
-    def function(self, program: Program) -> Any:
-        """The program as a jitted function of weights and inputs."""
-        if program.file not in self._compiled:
-            data = bytearray((self.folder / program.file).read_bytes())
-            exported = jax.export.deserialize(data)
+        if name not in self._compiled:
+            exported = jax.export.deserialize(bytearray((self.folder / program.file).read_bytes()))
             if jax.default_backend() not in (_PLATFORMS.get(p, p) for p in exported.platforms):
                 raise ExportError(
                     f"{self.folder} was exported for {', '.join(exported.platforms)}, not for "
                     f"{jax.default_backend()}"
                 )
-            self._compiled[program.file] = jax.jit(exported.call)
-        return self._compiled[program.file]
+            self._compiled[name] = jax.jit(exported.call)
+        # The model's, and the program's own constants.
+        weights = {
+            key: value
+            for key, value in self.weights.items()
+            if not key.startswith(f"{CONSTANTS}/") or key.startswith(f"{CONSTANTS}/{name}/")
+        }
+        outputs = self._compiled[name](weights, program.padded(inputs))
+        return {key: np.asarray(value) for key, value in outputs.items()}
 
     def held_out(self) -> list[tuple[str, dict[str, np.ndarray], dict[str, np.ndarray]]]:
         """(program, inputs, the model's outputs) of the rows that the export was checked with."""
@@ -199,23 +197,6 @@ def _any(values: np.ndarray) -> np.ndarray:
 
 # What `jax.export` calls a platform, and what jax calls its backend.
 _PLATFORMS = {"cuda": "gpu", "rocm": "gpu"}
-
-
-def read_manifest(folder: str | Path) -> dict[str, Any]:
-    """What `export.json` holds.
-
-    Raises:
-      ExportError: it is missing, damaged, or of another format.
-    """
-    path = Path(folder) / MANIFEST
-    try:
-        manifest = json.loads(path.read_text("utf-8"))
-        found = manifest["format"]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ExportError(f"{folder} is no export of a model: {path}: {error}") from error
-    if found != FORMAT:
-        raise ExportError(f"{path} is of format {found!r}; this reads {FORMAT!r}")
-    return dict(manifest)
 
 
 def _sha256(path: Path) -> str:
