@@ -17,7 +17,7 @@ from m6rec_jax import configuration
 from m6rec_jax.checkpoints.location import locate, read_manifest
 from m6rec_jax.config_file import CONFIG_FILE, EVALUATED_ROWS
 from m6rec_jax.engine.index.ranking_weights import RankingWeights
-from m6rec_jax.engine.model_folder import all_devices, read_ranking, restore_model
+from m6rec_jax.engine.model_folder import read_ranking, restore_model
 from m6rec_jax.evaluation import report_figures
 from m6rec_jax.evaluation.evaluator import Evaluator
 from m6rec_jax.evaluation.report import (
@@ -44,6 +44,7 @@ from m6rec_jax.pipeline import prepared_rows
 from m6rec_jax.pipeline.batches import EvaluationBatches
 from m6rec_jax.pipeline.registration import TaskInfo, evaluated_tasks
 from m6rec_jax.pipeline.task_rows import task_vocabulary
+from m6rec_jax.sharding import data_parallel, make_mesh
 from m6rec_jax.text.vocabulary import Vocabulary
 from m6rec_jax.training.metric_log import read_metrics
 from m6rec_jax.training.parameter_table import count_parameters
@@ -190,7 +191,7 @@ def report_on_run(
     name, lengths = trained_on(run / CONFIG_FILE)
     tasks = evaluated_tasks(name)
     datasets = {task.dataset: task.prepared() for task in tasks}  # raises where they are not here
-    mesh, rules = all_devices(None)
+    mesh, rules = make_mesh(), data_parallel()
     restored = restore_model(
         run, vocabulary_fingerprint=task_vocabulary(name).fingerprint, mesh=mesh, rules=rules
     )

@@ -56,7 +56,6 @@ from m6rec_jax.model.m6rec import abstract_variables
 from m6rec_jax.model.quantization import BITS
 from m6rec_jax.sharding import (
     LogicalRules,
-    data_parallel,
     make_mesh,
     placed_shapes,
     replicated,
@@ -360,15 +359,6 @@ def load_model(
         dataset_specs=dataset_specs,
         data_dir=data_dir if data_dir.is_dir() else None,
     )
-
-
-def all_devices(rules: LogicalRules | None) -> tuple[Mesh, LogicalRules]:
-    """`mesh` and `rules` of `load_model`, so that every device answers.
-
-    Args:
-      rules: logical-axis rules; None: `data_parallel`. The mesh comes from `make_mesh` (gin).
-    """
-    return make_mesh(), data_parallel() if rules is None else tuple(rules)
 
 
 def _open_packed(

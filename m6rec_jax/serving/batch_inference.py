@@ -22,7 +22,6 @@ import jax
 import pyarrow as pa
 from etils import epath
 
-from m6rec_jax.engine.model_folder import all_devices
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io.buckets import bucket_copies, bucket_errors, check_writable, in_bucket, path_of
 from m6rec_jax.io.hashing import file_sha256
@@ -33,7 +32,7 @@ from m6rec_jax.requests.files import Chunk, Shard, open_requests
 from m6rec_jax.requests.request import RejectedRow
 from m6rec_jax.serving.part_files import PartFiles, Totals, side_files
 from m6rec_jax.serving.service import Service, ServiceOptions
-from m6rec_jax.sharding import LogicalRules
+from m6rec_jax.sharding import LogicalRules, data_parallel, make_mesh
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +117,7 @@ def infer_requests(
         that the model was not trained on.
       batch_size: rows of a batch, over all devices.
       chunk_size: requests read, answered and committed at a time.
-      rules: logical-axis rules; see `model_folder.all_devices`.
+      rules: logical-axis rules, by which all devices answer; None: `data_parallel`.
       shard: which part to answer, so that several commands share the work: of one file its rows,
         which may be none, and the output's name says which; of several files every
         `shard.count`-th.
@@ -157,7 +156,7 @@ def _open(
     rules: LogicalRules | None,
     options: ServiceOptions,
 ) -> Service:
-    mesh, rules = all_devices(rules)
+    mesh, rules = make_mesh(), data_parallel() if rules is None else rules
     return Service.open(model_dir, bank=bank, step=step, mesh=mesh, rules=rules, options=options)
 
 

@@ -16,13 +16,13 @@ from m6rec_jax.bank.loading import load_with_bank
 from m6rec_jax.engine.computed_folder import BLOCK, ComputedManifest
 from m6rec_jax.engine.index.index_files import write_index
 from m6rec_jax.engine.index.retrieval import Retriever
-from m6rec_jax.engine.model_folder import LoadedModel, all_devices
+from m6rec_jax.engine.model_folder import LoadedModel
 from m6rec_jax.engine.task_settings import task_name
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io.buckets import in_bucket
 from m6rec_jax.io.workers import RayWorkers, Threads, Workers
 from m6rec_jax.jobs.resources import open_serving_data
-from m6rec_jax.sharding import LogicalRules
+from m6rec_jax.sharding import LogicalRules, data_parallel, make_mesh
 
 
 @gin.configurable
@@ -86,7 +86,7 @@ def _open(
     rules: LogicalRules | None,
     batch_size: int,
 ) -> _Embedder:
-    mesh, rules = all_devices(rules)
+    mesh, rules = make_mesh(), data_parallel() if rules is None else rules
     model = load_with_bank(model_dir, bank=bank, step=step, mesh=mesh, rules=rules)
     task = task_name(model.settings.tasks, task)
     retriever = model.retriever(
