@@ -14,6 +14,7 @@ from m6rec_jax.engine.decoding.graphs import TextChoices
 from m6rec_jax.engine.decoding.sampling import GREEDY, SamplingOptions
 from m6rec_jax.engine.decoding.stream import GenerationStream, detokenized
 from m6rec_jax.engine.engine import EngineOptions
+from m6rec_jax.engine.programs.runtime import Runtime
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.sharding import data_parallel, make_mesh
@@ -162,7 +163,7 @@ def test_stacked_layers(shop_vocabulary: Any, meshed: bool) -> None:
     model, variables = make_model(shop_vocabulary, share_layers=True)
     variables = livelier(variables)
     mesh = make_mesh(1, 1, 1, devices=jax.devices()[:1]) if meshed else None
-    own = options(mesh=mesh, rules=data_parallel() if meshed else ())
+    own = options(runtime=Runtime(mesh, data_parallel() if meshed else ()))
     alone = Generator(model, variables, shop_vocabulary, own)
     generator = ContinuousGenerator(model, variables, shop_vocabulary, own, row_counts=(2, 3))
     asked = []
