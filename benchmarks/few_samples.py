@@ -49,7 +49,6 @@ from benchmarks.results_file import (
 from benchmarks.runs import DATA, Run, backbone_of, m6rec, refuse_others, tune
 from m6rec_jax.data.splitting.splits import Split
 from m6rec_jax.data.store.prepared import Prepared
-from m6rec_jax.huge_pages import start_with_huge_pages
 from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.metrics.classification import log_loss, ordering_metrics
 
@@ -340,5 +339,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    start_with_huge_pages()
     sys.exit(main())

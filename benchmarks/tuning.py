@@ -26,7 +26,6 @@ from benchmarks.command_line import errors_told, with_bindings
 from benchmarks.provenance import ROOT
 from benchmarks.results_file import Row, add_rows, metric_rows, read_results, results_path
 from benchmarks.runs import SPLIT, Run, backbone_of, refuse_others, tune
-from m6rec_jax.huge_pages import start_with_huge_pages
 from m6rec_jax.io.progress import progress_bar
 
 RESULTS = "tuning"
@@ -164,5 +163,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    start_with_huge_pages()
     sys.exit(main())

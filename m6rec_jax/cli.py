@@ -14,7 +14,6 @@ import select
 import sys
 import traceback
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NoReturn, TextIO
 
 from m6rec_jax import __version__
@@ -31,7 +30,6 @@ from m6rec_jax.commands import (
     training,
 )
 from m6rec_jax.errors import ConfigError, M6RecError, UnreachableError
-from m6rec_jax.huge_pages import start_with_huge_pages
 from m6rec_jax.io.closest import did_you_mean
 from m6rec_jax.quiet_start import keep_quiet
 
@@ -51,8 +49,6 @@ _SUBJECTS = (
     t5x,
     starting,
 )
-# Commands that compute in large batches.
-_COMPUTING = ("train", "eval", "infer", "calibrate", "index", "compress", "quickstart", "demo")
 
 # The system's errors about paths and disks.
 _OF_PATHS = FileExistsError | FileNotFoundError | IsADirectoryError | NotADirectoryError
@@ -73,10 +69,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     sys.path.append(os.getcwd())
     parser = _parser()
     args, rest = parser.parse_known_args(argv)
-    # A script that calls this would begin anew, too.
-    is_started = argv is None and Path(sys.argv[0]).stem in ("m6rec", "cli")
-    if is_started and args.command in _COMPUTING:
-        start_with_huge_pages()
     _set_up_logging()
     try:
         args.gin_bindings = _gin_bindings(rest, args.parser)

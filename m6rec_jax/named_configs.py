@@ -54,7 +54,7 @@ def files_of(names: Mapping[str, str | None]) -> tuple[list[str], list[str]]:
 def check_recipe(files: list[str]) -> None:
     """Raises ConfigError where files of a recipe leave the model, or how it is tuned, open."""
     settings = read_config(files)
-    for macro, option in (("MODEL", "model"), ("INITIAL_SOFT_PROMPTS", "tuning")):
+    for macro, option in (("MODEL", "model"), ("INITIAL_OPTIONS", "tuning")):
         if macro in settings.uses and macro not in settings.macros:
             there = ", ".join(_names(_FOLDERS.get(option, option)))
             raise ConfigError(f"the recipe needs --{option} NAME: {there}")

@@ -52,7 +52,6 @@ BELOW_ALL = {
     "configuration",
     "named_configs",
     "config_file",
-    "huge_pages",
     "quiet_start",
 }
 

@@ -40,7 +40,7 @@ STEPS = ("train", "score", "decode")
 Features = dict[str, jax.ShapeDtypeStruct]
 # Left out of the step that is compiled: two need another model at hand, two are seldom set.
 _LEFT_OUT = (
-    *("Step.distillation", "Step.sentences", "Step.weight_bits"),
+    *("Step.distillation", "Step.weight_bits"),
     "BatchIterator.pack",
 )
 

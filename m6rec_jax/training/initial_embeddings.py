@@ -17,10 +17,9 @@ from m6rec_jax.text.token_vectors import (
     neighbour_vectors,
 )
 from m6rec_jax.training.data_state import next_batch
-from m6rec_jax.training.encoder_vectors import encoder_vectors
 from m6rec_jax.training.initialization import Variables
 from m6rec_jax.training.options import TrainingData
-from m6rec_jax.training.sentences import encoder_folder
+from m6rec_jax.training.sentence_encoder import encoder_folder, encoder_vectors
 from m6rec_jax.training.task_data import text_vocabulary, training_batches
 
 
@@ -42,9 +41,9 @@ def with_initial_embeddings(
     Args:
       variables: of the new run, with random embeddings.
       config: of the model.
-      choice: 'random'; 'pieces': what tokens are written of (`text.token_vectors`); 'neighbours':
-        that, and which tokens stand near each other in the sources of the training data; 'encoder':
-        that, and what a sentence encoder makes of each token (`training.encoder_vectors`).
+      choice: 'random'; 'neighbours': what tokens are written of, and which stand near each other in
+        the sources of the training data (`text.token_vectors`); 'encoder': that, and what a
+        sentence encoder makes of each token (`training.sentence_encoder`).
       data: what is trained on; it is read from its beginning, on every process alike.
       seed: of all random vectors.
       rows: how many training rows are read.
@@ -62,11 +61,9 @@ def with_initial_embeddings(
     folder = encoder_folder(encoder) if choice == "encoder" else None
     vocabulary, width = text_vocabulary(data.mixture_or_task_name), config.embedding_width
     tokens = list(vocabulary.pieces(range(vocabulary.num_pieces)))
-    vectors = composed_vectors(tokens, width, seed)
-    if choice != "pieces":
-        sources = _sources(data, rows)
-        counts = count_neighbours(sources, len(tokens))
-        vectors = _mixed(vectors, neighbour_vectors(counts, width, seed), 0.5)
+    sources = _sources(data, rows)
+    near = neighbour_vectors(count_neighbours(sources, len(tokens)), width, seed)
+    vectors = _mixed(composed_vectors(tokens, width, seed), near, 0.5)
     if folder is not None:
         of_encoder = encoder_vectors(folder, tokens, sources, width, sentences, seed)
         vectors = _mixed(vectors, of_encoder, encoder_share)
@@ -121,6 +118,12 @@ def _sources(data: TrainingData, rows: int) -> list[Rows]:
         delay=2.0,
         disable=jax.process_index() != 0,
     )
-    names = ("encoder_input_tokens", "encoder_block_ids", "encoder_segment_ids")
     read = (next_batch(batches) for _ in bar)
-    return [(batch[names[0]], batch[names[1]], batch.get(names[2])) for batch in read]
+    return [
+        (
+            batch["encoder_input_tokens"],
+            batch["encoder_block_ids"],
+            batch.get("encoder_segment_ids"),
+        )
+        for batch in read
+    ]

@@ -30,7 +30,7 @@ from m6rec_jax.training.data_state import Batch
 from m6rec_jax.training.early_stopping import BestMetric
 from m6rec_jax.training.goodput import Goodput, summary
 from m6rec_jax.training.initial_embeddings import with_initial_embeddings
-from m6rec_jax.training.initial_prompts import check_initial_prompts, with_initial_prompts
+from m6rec_jax.training.initial_prompts import with_initial_options
 from m6rec_jax.training.initialization import (
     initial_state,
     initial_variables,
@@ -139,7 +139,7 @@ def train(
     checkpoints, validation = checkpoints or Checkpoints(), validation or Validation()
     model = M6Rec(model) if isinstance(model, ModelConfig) else model
     folder, is_main = epath.Path(model_dir), jax.process_index() == 0
-    _begin(folder, train_steps, start, model.config)
+    _begin(folder, train_steps, start)
     with clock.measure("startup"):
         mesh = make_mesh()
         check_rows(data.batch_size, mesh, step.accumulation_steps)
@@ -152,7 +152,7 @@ def train(
             check_task(data.mixture_or_task_name, vocabulary, model.config)
             jobs = jobs_of(data.mixture_or_task_name)
             fingerprint = fingerprint or vocabulary.fingerprint
-        objective = make_objective(step, setup, data.mixture_or_task_name, fingerprint)
+        objective = make_objective(step, setup, fingerprint)
         run = RunDescription(
             model_config=model.config,
             vocabulary_fingerprint=fingerprint,
@@ -188,7 +188,7 @@ def train(
 
     def place(batch: Batch) -> dict[str, jax.Array]:
         check_labels(batch, model.config.prompts)
-        return _placed(objective.add_features(batch), mesh, step.accumulation_steps)
+        return _placed(batch, mesh, step.accumulation_steps)
 
     with (
         store,
@@ -239,11 +239,10 @@ def train(
     return TrainResult(int(state.step), state, model, metrics, report, best.best_step, stopped_by)
 
 
-def _begin(folder: epath.Path, train_steps: int, start: Start, config: ModelConfig) -> None:
+def _begin(folder: epath.Path, train_steps: int, start: Start) -> None:
     """Checks what can be checked before anything takes time, and makes the run's folder."""
     if train_steps < 1:
         raise ConfigError(f"TRAIN_STEPS = {train_steps} must be at least 1")
-    check_initial_prompts(start, config)
     for path in filter(None, (str(folder), start.checkpoint)):
         check_bucket(path)
     # What an earlier launch wrote stays until this one has proved to be its continuation.
@@ -270,7 +269,7 @@ def _new_state(
             variables = with_initial_embeddings(
                 variables, config, start.embeddings, data, setup.seed
             )
-        variables = with_initial_prompts(variables, config, task, start, setup.seed)
+        variables = with_initial_options(variables, config, task, start.options)
     return initial_state(setup, variables)
 
 

@@ -1,4 +1,4 @@
-"""What a run minimises, as `Step` says: the objectives, and what is learnt from teachers."""
+"""What a run minimises, as `Step` says: the objectives, and what is learnt from a teacher."""
 
 from __future__ import annotations
 
@@ -18,11 +18,7 @@ from m6rec_jax.model.m6rec import M6Rec
 from m6rec_jax.model.quantization import dequantized, quantized, scaled_axes
 from m6rec_jax.objectives import Loss, total_loss
 from m6rec_jax.objectives.distillation import TEACHER, Distillation, check_teacher, with_teacher
-from m6rec_jax.objectives.sentences import SENTENCE_ENCODER, with_sentences
-from m6rec_jax.training.data_state import Batch
 from m6rec_jax.training.options import Step
-from m6rec_jax.training.sentences import SentenceEncoder, add_sentences, encoder_folder
-from m6rec_jax.training.task_data import text_vocabulary
 from m6rec_jax.training.train_state import TrainSetup
 
 logger = logging.getLogger(__name__)
@@ -36,26 +32,21 @@ class Objective:
       loss: of the model's variables and `fixed`.
       fixed: collections of variables that never change; see `TrainState.fixed`.
       fingerprints: of the teachers, for the manifest.
-      add_features: adds what the loss reads to a batch on the host; any thread may call it.
       evaluated: the variables that a validation evaluates, of those that train.
     """
 
     loss: Loss = total_loss
     fixed: dict[str, PyTree] = dataclasses.field(default_factory=dict)
     fingerprints: dict[str, str] = dataclasses.field(default_factory=dict)
-    add_features: Callable[[Batch], Batch] = lambda batch: batch
     evaluated: Callable[[Any], Any] = lambda variables: variables
 
 
-def make_objective(
-    step: Step, setup: TrainSetup, task: str, vocabulary_fingerprint: str | None
-) -> Objective:
+def make_objective(step: Step, setup: TrainSetup, vocabulary_fingerprint: str | None) -> Objective:
     """The objective that a run's settings ask for.
 
     Args:
       step: the settings.
       setup: of the run.
-      task: a registered task or mixture, whose vocabulary a sentence encoder reads.
       vocabulary_fingerprint: of the run; None: not known.
 
     Raises:
@@ -65,15 +56,6 @@ def make_objective(
     objective = Objective()
     if step.distillation is not None:
         objective = _taught(objective, step.distillation, setup, vocabulary_fingerprint)
-    if step.sentences is not None:
-        encoder = SentenceEncoder(encoder_folder(step.sentences.encoder), step.sentences.max_tokens)
-        logger.info("sentence encoder: fingerprint %s…", encoder.fingerprint[:16])
-        objective = dataclasses.replace(
-            objective,
-            loss=with_sentences(objective.loss),
-            fingerprints={**objective.fingerprints, SENTENCE_ENCODER: encoder.fingerprint},
-            add_features=add_sentences(step.sentences, encoder, text_vocabulary(task)),
-        )
     if step.weight_bits is not None:
         objective = dataclasses.replace(
             objective,

@@ -22,7 +22,6 @@ from m6rec_jax.errors import ConfigError
 from m6rec_jax.io.closest import did_you_mean
 from m6rec_jax.model.m6rec import M6Rec
 from m6rec_jax.objectives.distillation import Distillation
-from m6rec_jax.objectives.sentences import SentenceDistillation
 from m6rec_jax.sharding import LogicalRules
 from m6rec_jax.training.data_state import Batch, ResumableBatches
 from m6rec_jax.training.initialization import INITIAL_PROMPTS
@@ -37,8 +36,7 @@ MakeEvaluationBatches = Callable[..., Iterable[Batch]]
 Evaluate = Callable[[M6Rec, Mapping[str, Any], int], Mapping[str, float]]
 # Words of each class, or such words by the name of the seqio task whose classes they are.
 Words = Sequence[str] | Mapping[str, Sequence[str]]
-INITIAL_SOFT_PROMPTS = ("random", "vocabulary", "class_labels")
-INITIAL_EMBEDDINGS = ("random", "pieces", "neighbours", "encoder")
+INITIAL_EMBEDDINGS = ("random", "neighbours", "encoder")
 # Names of metrics, cut-offs left out, of which less is better; of the others more is.
 _LESS_IS_BETTER = re.compile(
     r"(^|/)\w*loss(/|$)|(^|/)distillation/|(perplexity|error|alignment|uniformity)$"
@@ -81,32 +79,23 @@ class Start:
       prompts: whether its prompts are taken over as well: 'none', 'all', or 'matching' (tensors of
         equal name and shape, e.g. special tokens of pretraining; those of a single task go to every
         task of a bank that has them in the same size).
-      soft_prompts: 'random'; 'vocabulary', embeddings of frequent tokens drawn by the seed; or
-        'class_labels', the last ones as the text of the classes and the others as 'vocabulary'.
-        The latter two replace soft prompts that 'matching' took over.
-      class_labels: that text, one for each class, or by the name of the seqio task. Read where
-        `soft_prompts` is 'class_labels'.
       options: a word for each class, whose output vectors the options (or the columns of a linear
         head) start from, or such words by the name of the seqio task; see
         `initial_prompts.with_options_of_words`. Empty: they start as soft prompts do. They replace
         a head that 'matching' took over.
-      embeddings: of a new backbone: 'random', 'pieces' (what the vocabulary's tokens are written
-        of), 'neighbours' (that, and what stands near what in the training data), or 'encoder'
-        (that, and what a public sentence encoder makes of each token); see
-        `with_initial_embeddings`.
+      embeddings: of a new backbone: 'random', 'neighbours' (what the vocabulary's tokens are
+        written of, and what stands near what in the training data), or 'encoder' (that, and what a
+        public sentence encoder makes of each token); see `with_initial_embeddings`.
     """
 
     checkpoint: str | None = None
     prompts: str = "none"
-    soft_prompts: str = "random"
-    class_labels: Words = ()
     options: Words = ()
     embeddings: str = "random"
 
     def __post_init__(self) -> None:
         for name, choices in (
             ("prompts", INITIAL_PROMPTS),
-            ("soft_prompts", INITIAL_SOFT_PROMPTS),
             ("embeddings", INITIAL_EMBEDDINGS),
         ):
             if (choice := getattr(self, name)) not in choices:
@@ -118,16 +107,10 @@ class Start:
             raise ConfigError(
                 "Start.prompts = 'all' takes them over from INITIAL_CHECKPOINT_PATH: set it"
             )
-        if self.prompts == "all" and (self.options or self.soft_prompts != "random"):
+        if self.prompts == "all" and self.options:
             raise ConfigError(
-                "Start.prompts = 'all' takes soft prompts and the head over from the checkpoint, "
-                f"and Start.soft_prompts = {self.soft_prompts!r}, Start.options = {self.options!r} "
-                "would overwrite them: set INITIAL_SOFT_PROMPTS = 'random', INITIAL_OPTIONS = ()"
-            )
-        if self.soft_prompts == "class_labels" and not self.class_labels:
-            raise ConfigError(
-                "Start.soft_prompts = 'class_labels', but Start.class_labels is empty: give a text "
-                "for each class (the macro OPTION_WORDS of gin_configs/tuning/)"
+                "Start.prompts = 'all' takes the head over from the checkpoint, and Start.options "
+                f"= {self.options!r} would overwrite it: set INITIAL_OPTIONS = ()"
             )
 
 
@@ -142,7 +125,6 @@ class Step:
       rules: sharding rules, as '@fully_sharded()'; None: `data_parallel`. The mesh comes from
         `make_mesh`.
       distillation: what `total_loss` adds so that the model learns from a teacher; None: nothing.
-      sentences: likewise from a sentence encoder.
       weight_bits: train with the backbone's weights rounded to so many bits, as `m6rec compress
         pack` rounds them to 8; None: as they are.
     """
@@ -151,7 +133,6 @@ class Step:
     frozen_dtype: str | None = None
     rules: LogicalRules | None = None
     distillation: Distillation | None = None
-    sentences: SentenceDistillation | None = None
     weight_bits: int | None = None
 
     def __post_init__(self) -> None:

@@ -21,18 +21,12 @@ from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.config_file import changed_settings
 from m6rec_jax.errors import CheckpointError, ConfigError
 from m6rec_jax.objectives.distillation import TEACHER
-from m6rec_jax.objectives.sentences import SENTENCE_ENCODER
 from m6rec_jax.sharding import replicated
 from m6rec_jax.training.data_state import ResumableBatches, position_from_item, resume
 from m6rec_jax.training.early_stopping import BestMetric
 from m6rec_jax.training.train_state import TrainSetup, TrainState
 
 logger = logging.getLogger(__name__)
-# Entries of a manifest, and the settings they are of.
-_TEACHERS = {
-    TEACHER: "Distillation.teacher",
-    SENTENCE_ENCODER: "SentenceDistillation.encoder",
-}
 
 
 def resumed_state(
@@ -61,14 +55,13 @@ def resumed_state(
             f"{store.folder} was started with train.trainable = {manifest.trainable!r}, now it is "
             f"{run.trainable!r}. Start a new MODEL_DIR, with INITIAL_CHECKPOINT_PATH = this one"
         )
-    for kind, setting in _TEACHERS.items():
-        before, now = manifest.extra.get(kind), run.extra.get(kind)
-        if before != now:
-            raise CheckpointError(
-                f"{store.folder} learns from a teacher of fingerprint {before}, now it is {now} "
-                f"(None: no teacher). Give {setting} as before (a step's folder, where that run "
-                "has gone on since), or start a new MODEL_DIR"
-            )
+    before, now = manifest.extra.get(TEACHER), run.extra.get(TEACHER)
+    if before != now:
+        raise CheckpointError(
+            f"{store.folder} learns from a teacher of fingerprint {before}, now it is {now} (None: "
+            "no teacher). Give Distillation.teacher as before (a step's folder, where that run has "
+            "gone on since), or start a new MODEL_DIR"
+        )
     check_vocabulary(manifest, run.vocabulary_fingerprint, str(location.folder))
     abstract, config = setup.abstract_state, setup.model.config
     state = TrainState(

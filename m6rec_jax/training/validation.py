@@ -185,7 +185,6 @@ class Validator:
             if should_stop():
                 return None
             check_labels(batch, setup.model.config.prompts)
-            batch = self._objective.add_features(batch)
             read = {name: x for name, x in batch.items() if name not in _NOT_FOR_THE_MODEL}
             features = place_batch(read, setup.mesh)
             if self._compiled is None:

@@ -1,7 +1,4 @@
-"""all-MiniLM-L6-v2, a small public sentence encoder (22.7M parameters), to learn from.
-
-In gin, `SENTENCE_ENCODER = 'sentence-encoder'` names it.
-"""
+"""all-MiniLM-L6-v2, a public sentence encoder (22.7M parameters), for embeddings to start from."""
 
 import json
 import zipfile

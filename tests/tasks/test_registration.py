@@ -61,7 +61,7 @@ def test_every_example_parses(path):
     macros = ["MODEL_DIR = 'x'", "INITIAL_CHECKPOINT_PATH = 'y'"]
     uses = configuration.read_config([path]).uses
     names = ["models/mini"] if "MODEL" in uses else []
-    names += ["tuning/option_adapter"] if "INITIAL_SOFT_PROMPTS" in uses else []
+    names += ["tuning/option_adapter"] if "INITIAL_OPTIONS" in uses else []
     configuration.parse_config([*(f"gin_configs/{name}.gin" for name in names), path], macros)
     name = configuration.macro("MIXTURE_OR_TASK_NAME", None)
     if name is not None:

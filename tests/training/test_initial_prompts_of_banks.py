@@ -2,7 +2,6 @@
 
 import dataclasses
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -17,11 +16,9 @@ from m6rec_jax.errors import CheckpointError, ConfigError
 from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
 from m6rec_jax.model.layout import prompt_leaves, take_task
 from m6rec_jax.sharding import data_parallel, make_mesh
-from m6rec_jax.training import initial_prompts
-from m6rec_jax.training.initial_prompts import with_initial_prompts, with_options_of_words
+from m6rec_jax.training.initial_prompts import with_options_of_words
 from m6rec_jax.training.initialization import variables_from_checkpoint
 from m6rec_jax.training.optimizers import adamw
-from m6rec_jax.training.options import Start
 from m6rec_jax.training.train_state import TrainSetup
 from tests.training.test_initial_options import CONFIG, WORDS, variables_of
 
@@ -96,41 +93,6 @@ def test_words_of_one_task_of_a_bank() -> None:
     np.testing.assert_allclose(after[1, 2:], table[:, [5, 7]].T * 4.0, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(after[1, :2], before[1, :2])
     np.testing.assert_array_equal(after[0], before[0])
-
-
-def test_labels_by_task(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tasks with few prompts have the last of the bank's; one without classes needs no labels."""
-    prompts = PromptConfig(
-        num_tasks=3,
-        num_prompts=5,
-        num_options=3,
-        head="linear",
-        task_num_prompts=(5, 2, 4),
-        task_num_options=(3, 2, 0),
-    )
-    config = dataclasses.replace(CONFIG, prompts=prompts)
-    _, variables = variables_of(config)
-    rows = {"stars": 0, "ctr": 1, "next": 2}
-    monkeypatch.setattr(initial_prompts, "prompt_row_of", lambda name, *_: rows[name])
-    vocabulary = SimpleNamespace(
-        frequent_ids=lambda most: np.arange(20, 30), encode=lambda word: [int(word)]
-    )
-    monkeypatch.setattr(initial_prompts, "text_vocabulary", lambda name: vocabulary)
-
-    def started(labels: Any) -> Any:
-        start = Start(soft_prompts="class_labels", class_labels=labels)
-        return with_initial_prompts(variables, config, "all", start, seed=0)
-
-    labels = {"stars": [1, 2, 3], "ctr": [4, 5]}
-    changed = started(labels)
-    table = np.asarray(variables["params"]["token_embedder"]["embedding"])
-    soft = np.asarray(changed["prompts"]["bank"]["soft_prompts"])
-    np.testing.assert_array_equal(soft[0, 2:], table[[1, 2, 3]])
-    np.testing.assert_array_equal(soft[1, 3:], table[[4, 5]])
-    for row in (*soft[0, :2], *soft[1, :3], *soft[2]):
-        assert (table[20:30] == row).all(axis=-1).any()
-    with pytest.raises(ConfigError, match=r"class_labels names 3 classes, but task 1 has 2 \(Pr"):
-        started({"ctr": [1, 2, 3]})
 
 
 def test_one_tasks_prompts_go_to_every_task_of_a_bank(tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def test_lora_is_about_one_percent_of_every_size(size: str) -> None:
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_initial_values_are_set_by_macros(file: Path) -> None:
-    """A job's words are those of the head, and of soft prompts where one asks."""
+    """A job's words are those of the head."""
     words = ("no", "yes")
     with gin.unlock_config():
         configuration.parse_config(
@@ -103,13 +103,10 @@ def test_initial_values_are_set_by_macros(file: Path) -> None:
             [
                 f"NUM_OPTIONS = {CLASSES}",
                 f"OPTION_WORDS = {words}",
-                "INITIAL_SOFT_PROMPTS = 'class_labels'",
                 *(f"{name} = None" for name in ("MIXTURE_OR_TASK_NAME", "TASK_FEATURE_LENGTHS")),
                 *(f"{name} = None" for name in ("MODEL_DIR", "TRAIN_STEPS")),
             ],
         )
-        assert configuration.bound("Start.soft_prompts") == "class_labels"
-        assert configuration.bound("Start.class_labels") == words
         assert configuration.bound("Start.options") == words
         gin.clear_config()
 

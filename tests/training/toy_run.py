@@ -148,8 +148,6 @@ SETTINGS = {
     "vocabulary_fingerprint": "TrainingData.vocabulary_fingerprint",
     "initial_checkpoint_path": "Start.checkpoint",
     "initial_prompts": "Start.prompts",
-    "initial_soft_prompts": "Start.soft_prompts",
-    "class_labels": "Start.class_labels",
     "initial_options": "Start.options",
     "initial_embeddings": "Start.embeddings",
     "accumulation_steps": "Step.accumulation_steps",

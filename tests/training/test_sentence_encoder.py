@@ -1,17 +1,73 @@
-"""Vectors of pieces by a sentence encoder, against the encoder itself."""
+"""A sentence encoder's folder, and vectors of pieces by it, against the encoder itself."""
 
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from m6rec_jax.checkpoints.bert import read_bert
-from m6rec_jax.model.bert import sentence_vectors
-from m6rec_jax.training import encoder_vectors
-from m6rec_jax.training import sentences as sentences_module
-from tests.training.test_sentences import CONFIG, write_encoder
+from m6rec_jax.model.bert import BertConfig, sentence_vectors, weight_shapes
+from m6rec_jax.training import sentence_encoder
+
+WORDS = [
+    "[PAD]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "liked",
+    "film",
+    "##s",
+    "a",
+    "b",
+    ",",
+    "2",
+    "days",
+    "ago",
+]
+CONFIG = BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2)
+
+
+def write_encoder(tmp_path: Path, weights: Callable[[tuple[int, ...]], np.ndarray]) -> Path:
+    """The folder of a tiny encoder, whose weights are of the shapes asked for."""
+    (tmp_path / "vocab.txt").write_text("\n".join(WORDS) + "\n")
+    sizes = {"vocab_size": len(WORDS), "max_position_embeddings": 16, "type_vocab_size": 2}
+    values = {"model_type": "bert", "intermediate_size": 12, **sizes, **vars(CONFIG)}
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    shapes = weight_shapes(CONFIG, len(WORDS), 16, 2, 12)
+    made = {f"bert.{name}": weights(shape).astype(np.float16) for name, shape in shapes.items()}
+    save_file(made, tmp_path / "model.safetensors")
+    return tmp_path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    random = np.random.default_rng(0)
+    return write_encoder(tmp_path, lambda shape: random.normal(size=shape))
+
+
+def test_texts_are_encoded_by_the_folder(folder: Path) -> None:
+    config, weights = read_bert(folder)
+    encoder = sentence_encoder.sentence_encoder(folder)
+    tokens = {
+        "Liked Films A, 2 days ago": [2, 4, 5, 6, 7, 9, 10, 11, 12, 3],
+        "zebra": [2, 1, 3],
+        "": [],
+    }
+    texts = ["zebra", *tokens] * 12  # more than fit into the smaller shape
+    found = encoder(texts)
+    for text, vector in zip(texts, found, strict=True):
+        ids = np.array([tokens[text]])
+        expected = sentence_vectors(config, weights, ids, ids > 0) if text else np.zeros((1, 8))
+        np.testing.assert_allclose(vector, expected[0], atol=1e-5)
+    np.testing.assert_allclose(encoder(["zebra"])[0], found[0], atol=1e-6)
+
 
 PIECES = [
     "<pad>",
@@ -26,12 +82,6 @@ PIECES = [
 # Of the pieces that say something, their tokens: [CLS] and [SEP] around them.
 TOKENS = [[2, 1, 1, 1, 3], [], [2, 4, 3], [2, 5, 6, 3], [2, 7, 3], [2, 8, 3], [2, 10, 11, 12, 3]]
 TOKENS.append([2, 1, 3])
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    random = np.random.default_rng(0)
-    return write_encoder(tmp_path, lambda shape: random.normal(size=shape))
 
 
 # Two documents in the first row; what is short, masked or padding is no sentence.
@@ -64,8 +114,7 @@ def of_encoder(folder: Path, tokens: Any) -> np.ndarray:
 @pytest.mark.parametrize("width", [3, 8, 10])
 @pytest.mark.parametrize("sentences", [0, 9])
 def test_vectors_against_numpy(folder: Path, width: int, sentences: int, monkeypatch: Any) -> None:
-    monkeypatch.setattr(sentences_module, "_BATCHES", (3, 3))
-    monkeypatch.setattr(encoder_vectors, "_MAX_TOKENS", 16)
+    monkeypatch.setattr(sentence_encoder, "_BATCHES", (3, 3))
     expected, counts = of_encoder(folder, TOKENS), np.ones(len(PIECES))
     says = np.array([bool(tokens) for tokens in TOKENS])
     if sentences:
@@ -82,7 +131,7 @@ def test_vectors_against_numpy(folder: Path, width: int, sentences: int, monkeyp
     around = expected - np.average(expected, axis=0, weights=counts)
     _, _, axes = np.linalg.svd(around * np.sqrt(counts)[:, None])
     low = expected @ axes[:width].T
-    found = encoder_vectors.encoder_vectors(folder, PIECES, [ROWS], width, sentences, 0)
+    found = sentence_encoder.encoder_vectors(folder, PIECES, [ROWS], width, sentences, 0)
     assert found.shape == (len(PIECES), width)
     assert not found[1].any()
     assert np.mean(found[says] ** 2) == pytest.approx(1.0, rel=1e-5)
