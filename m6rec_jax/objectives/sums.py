@@ -5,15 +5,14 @@ a mesh the sums here are global already; over accumulation steps and batches the
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from m6rec_jax.errors import ConfigError
-from m6rec_jax.model.m6rec import M6Rec
 
 Array = jax.Array
 
@@ -36,22 +35,9 @@ class Sum:
 Terms = dict[str, Sum]
 Metrics = dict[str, Sum]
 Features = Mapping[str, Array]
-
-
-class Loss(Protocol):
-    """`total_loss`, or a loss that adds terms to those of another one."""
-
-    def __call__(
-        self,
-        model: M6Rec,
-        variables: Any,
-        features: Features,
-        *,
-        rngs: Mapping[str, Array] | None = None,
-        deterministic: bool = True,
-        jobs: Sequence[int] = (),
-    ) -> tuple[Terms, Metrics]:
-        """The loss's terms, of which `mean_loss` is the loss, and every objective's metrics."""
+# `total_loss`, or a loss that adds terms to those of another one: (model, variables, features, *,
+# rngs, deterministic, jobs) → (terms, of which `mean_loss` is the loss, every objective's metrics).
+Loss = Callable[..., tuple[Terms, Metrics]]
 
 
 def mean_loss(terms: Terms, counts: Mapping[str, Array] | None = None) -> Array:
@@ -117,22 +103,33 @@ def is_by_job(name: str) -> bool:
     return name.endswith(_BY_JOB)
 
 
-def job_losses(jobs: Sequence[str], window: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """`loss/<job>`: what the total loss would be of the job's examples alone.
+def window_means(window: Sequence[Mapping[str, Any]], jobs: Sequence[str] = ()) -> dict[str, float]:
+    """Metrics of several steps or batches as one. Of what nothing was counted there is no mean.
 
     Args:
+      window: metrics of each, on the host.
       jobs: names, in the order of their numbers in `sums_by_job`.
-      window: metrics of one or more batches, on the host; those by job are taken.
 
     Returns:
-      A loss for each job of which the window holds an example.
+      Means of arrays over the steps, and of sums over all that was counted; `loss/<job>`: what the
+      total loss would be of the job's examples alone.
     """
-    losses: dict[str, float] = {}
-    for objective in sorted({name for metrics in window for name in metrics if is_by_job(name)}):
-        sums = [metrics[objective] for metrics in window if objective in metrics]
-        totals = np.sum([np.asarray(of_batch.total, np.float64) for of_batch in sums], axis=0)
-        counts = np.sum([np.asarray(of_batch.count, np.float64) for of_batch in sums], axis=0)
-        for job, total, count in zip(jobs, totals, counts, strict=True):
-            if count:
-                losses[f"loss/{job}"] = losses.get(f"loss/{job}", 0.0) + float(total / count)
-    return losses
+    means: dict[str, float] = {}
+    of_jobs: dict[str, float] = {}
+    for name, last in window[-1].items():
+        values = [metrics[name] for metrics in window]
+        if not isinstance(last, Sum):
+            means[name] = float(np.mean(values))
+            continue
+        total, count = (
+            np.sum([np.asarray(getattr(value, part), np.float64) for value in values], axis=0)
+            for part in ("total", "count")
+        )
+        if not is_by_job(name):
+            means |= {name: float(total / count)} if count else {}
+            continue
+        for job, of_total, of_count in zip(jobs, total, count, strict=True):
+            if of_count:
+                key = f"loss/{job}"
+                of_jobs[key] = of_jobs.get(key, 0.0) + float(of_total / of_count)
+    return means | of_jobs

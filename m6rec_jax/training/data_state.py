@@ -49,23 +49,16 @@ class DataPosition:
 
     def to_item(self, process_index: int) -> dict[str, bytes]:
         """What this process writes: its shards; process 0 also what is common to all."""
-        shards = {name: state for name, state in self.states.items() if _SHARD.fullmatch(name)}
         if process_index:
-            return shards
+            return {name: state for name, state in self.states.items() if _SHARD.fullmatch(name)}
         return {**self.states, POSITION_KEY: json.dumps({"skip": self.skip}).encode()}
 
     @property
     def num_shards(self) -> int:
         """Of the whole run; 1 for a source that does not name shards."""
-        return shard_count(self.states) or 1
-
-
-def shard_count(states: Mapping[str, bytes]) -> int | None:
-    """The number of shards that the names speak of, or None when no name is a shard's."""
-    counts = {int(match[2]) for name in states if (match := _SHARD.fullmatch(name))}
-    if len(counts) > 1:
-        raise CheckpointError(f"the data states mix runs of {sorted(counts)} shards")
-    return counts.pop() if counts else None
+        return max(
+            (int(match[2]) for match in map(_SHARD.fullmatch, self.states) if match), default=1
+        )
 
 
 def position_from_item(item: Mapping[str, bytes], num_shards: int | None) -> DataPosition:
@@ -76,23 +69,21 @@ def position_from_item(item: Mapping[str, bytes], num_shards: int | None) -> Dat
       num_shards: as the manifest has it.
 
     Raises:
-      CheckpointError: a shard's state is missing, or there are too many.
+      CheckpointError: a shard's state is missing, or the position.
     """
     states = dict(item)
     try:
-        skip = int(json.loads(states.pop(POSITION_KEY))["skip"])
+        position = DataPosition(states, int(json.loads(states.pop(POSITION_KEY))["skip"]))
     except (KeyError, ValueError, TypeError) as error:
         raise CheckpointError(
             f"the checkpoint's data item has no readable '{POSITION_KEY}': {error}"
         ) from error
-    found = {int(match[1]) for name in states if (match := _SHARD.fullmatch(name))}
-    if found and num_shards is not None and found != set(range(num_shards)):
-        missing = sorted(set(range(num_shards)) - found)
+    saved = {int(match[1]) for match in map(_SHARD.fullmatch, states) if match}
+    if saved and (missing := sorted(set(range(num_shards or 0)) - saved)):
         raise CheckpointError(
-            f"the checkpoint has states of data shards {sorted(found)} where the run has "
-            f"{num_shards} shards" + (f"; missing: {missing}" if missing else "")
+            f"the checkpoint has states of data shards {sorted(saved)}; missing: {missing}"
         )
-    return DataPosition(states, skip)
+    return position
 
 
 def resume(batches: ResumableBatches, position: DataPosition) -> None:
@@ -101,7 +92,7 @@ def resume(batches: ResumableBatches, position: DataPosition) -> None:
     Raises:
       CheckpointError: another number of shards than at the first launch, or states that do not fit.
     """
-    present, saved = shard_count(batches.state_dict()), shard_count(position.states)
+    present, saved = DataPosition(batches.state_dict(), 0).num_shards, position.num_shards
     if present != saved:
         raise CheckpointError(
             f"this run was started with {saved} data shards and is now configured with {present}. "

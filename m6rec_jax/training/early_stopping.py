@@ -51,10 +51,10 @@ class BestMetric:
         value, sign = float(metrics[self.name]), 1 if self.mode == "max" else -1
         better = not math.isnan(value) and (self.best is None or sign * value > sign * self.best)
         self.waited = 0 if better else self.waited + 1
-        if better or value == self.best:
-            self.best, self.best_step = value, step
-            return True
-        return False
+        if not (better or value == self.best):
+            return False
+        self.best, self.best_step = value, step
+        return True
 
     @property
     def should_stop(self) -> bool:
@@ -63,9 +63,7 @@ class BestMetric:
 
     def state_dict(self) -> dict[str, Any]:
         """For the manifest."""
-        state = dataclasses.asdict(self)
-        del state["patience"]
-        return state
+        return {n: value for n, value in dataclasses.asdict(self).items() if n != "patience"}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """From the manifest of the checkpoint that a run resumes from.
@@ -75,15 +73,13 @@ class BestMetric:
             it reached, and which steps were kept for it, says nothing of this one.
         """
         self.newest = state["newest"]
-        before, now = (state["name"], state["mode"]), (self.name, self.mode)
-        if None in (before[0], now[0]):
-            return
-        if before != now and state["best"] is not None:  # else a misspelt metric is mended
+        if (state["name"], state["mode"]) == (self.name, self.mode):
+            self.best, self.best_step = state["best"], state["best_step"]
+            self.waited = int(state["waited"])
+        # A misspelt metric, of which there is no best, is mended.
+        elif None not in (state["name"], self.name) and state["best"] is not None:
             raise CheckpointError(
-                f"the run has followed {before[0]} ({before[1]}) so far, and "
+                f"the run has followed {state['name']} ({state['mode']}) so far, and "
                 f"Validation.best_metric is {self.name} ({self.mode}) now: keep it, or start "
                 "a new MODEL_DIR with INITIAL_CHECKPOINT_PATH = this one"
             )
-        if before == now:
-            self.best, self.best_step = state["best"], state["best_step"]
-            self.waited = int(state["waited"])

@@ -28,7 +28,6 @@ from m6rec_jax.sharding import batch_reader, check_rows, data_parallel, make_mes
 from m6rec_jax.sharding.processes import check_shared
 from m6rec_jax.training.data_state import Batch
 from m6rec_jax.training.early_stopping import BestMetric
-from m6rec_jax.training.goodput import Goodput, summary
 from m6rec_jax.training.initial_embeddings import with_initial_embeddings
 from m6rec_jax.training.initial_prompts import with_initial_options
 from m6rec_jax.training.initialization import (
@@ -37,7 +36,7 @@ from m6rec_jax.training.initialization import (
     variables_from_checkpoint,
 )
 from m6rec_jax.training.input_feed import InputFeed
-from m6rec_jax.training.metric_log import MetricLog
+from m6rec_jax.training.metric_log import Goodput, MetricLog
 from m6rec_jax.training.objective import make_objective
 from m6rec_jax.training.options import (
     Checkpoints,
@@ -51,11 +50,11 @@ from m6rec_jax.training.resumption import resumed_state
 from m6rec_jax.training.step_loop import StepLoop
 from m6rec_jax.training.task_data import (
     check_labels,
-    check_task,
-    jobs_of,
+    is_of_pipeline,
+    jobs_that_fit,
     save_inference_assets,
+    text_vocabulary,
     training_batches,
-    vocabulary_of,
 )
 from m6rec_jax.training.train_state import TrainSetup, TrainState
 from m6rec_jax.training.train_step import make_train_step
@@ -70,8 +69,6 @@ class TrainResult:
 
     Attributes:
       step: steps taken in all, over all launches.
-      state: the last state.
-      model: the model.
       metrics: the last scalars written.
       goodput: seconds by part and the share of time in steps, of this launch.
       best_step: step with the best validation metric, when one is followed.
@@ -139,7 +136,14 @@ def train(
     checkpoints, validation = checkpoints or Checkpoints(), validation or Validation()
     model = M6Rec(model) if isinstance(model, ModelConfig) else model
     folder, is_main = epath.Path(model_dir), jax.process_index() == 0
-    _begin(folder, train_steps, start)
+    if train_steps < 1:
+        raise ConfigError(f"TRAIN_STEPS = {train_steps} must be at least 1")
+    for path in filter(None, (model_dir, start.checkpoint)):
+        check_bucket(path)
+    # What an earlier launch wrote stays until this one has proved to be its continuation.
+    if is_main and not (folder / CONFIG_FILE).exists():
+        write_config(model_dir)
+    check_shared(folder / CONFIG_FILE)
     with clock.measure("startup"):
         mesh = make_mesh()
         check_rows(data.batch_size, mesh, step.accumulation_steps)
@@ -147,10 +151,10 @@ def train(
         setup = TrainSetup(model, optimizer, mesh, rules, trainable, seed, step.frozen_dtype)
         source = training_batches(data, batch_reader(mesh))
         fingerprint, jobs = data.vocabulary_fingerprint, dict[str, int]()
-        vocabulary = vocabulary_of(data.mixture_or_task_name, source)
-        if vocabulary is not None:  # else nothing is known of what the batches come from
-            check_task(data.mixture_or_task_name, vocabulary, model.config)
-            jobs = jobs_of(data.mixture_or_task_name)
+        is_task = is_of_pipeline(source)  # else nothing is known of what the batches come from
+        if is_task:
+            jobs = jobs_that_fit(data.mixture_or_task_name, model.config)
+            vocabulary = text_vocabulary(data.mixture_or_task_name)
             fingerprint = fingerprint or vocabulary.fingerprint
         objective = make_objective(step, setup, fingerprint)
         run = RunDescription(
@@ -183,7 +187,7 @@ def train(
             logger.info("%s has %d of %d steps: %s", folder, first_step, train_steps, why)
         if is_main:
             write_config(model_dir)
-            if vocabulary is not None:
+            if is_task:
                 save_inference_assets(data, model_dir, resumed=resumed)
 
     def place(batch: Batch) -> dict[str, jax.Array]:
@@ -233,22 +237,16 @@ def train(
         report = clock.report()
         metric_log.write(int(state.step), report)
     if is_main:
-        logger.info("%s", summary(report))
+        logger.info("%s", clock)
         if stopped_by in ("SIGTERM", "SIGINT"):
-            _say_how_to_resume(stopped_by, int(state.step), train_steps, folder)
+            at, saved = int(state.step), f"everything is saved in {folder}"
+            print(
+                f"\n{stopped_by}: stopped after step {at} of {train_steps}; "
+                f"{saved if at else 'nothing was trained yet'}. To go on, run the same command "
+                f"again:\n  {shlex.join(sys.argv)}",
+                file=sys.stderr,
+            )
     return TrainResult(int(state.step), state, model, metrics, report, best.best_step, stopped_by)
-
-
-def _begin(folder: epath.Path, train_steps: int, start: Start) -> None:
-    """Checks what can be checked before anything takes time, and makes the run's folder."""
-    if train_steps < 1:
-        raise ConfigError(f"TRAIN_STEPS = {train_steps} must be at least 1")
-    for path in filter(None, (str(folder), start.checkpoint)):
-        check_bucket(path)
-    # What an earlier launch wrote stays until this one has proved to be its continuation.
-    if jax.process_index() == 0 and not (folder / CONFIG_FILE).exists():
-        write_config(str(folder))
-    check_shared(folder / CONFIG_FILE)
 
 
 def _new_state(
@@ -283,12 +281,3 @@ def _placed(batch: Batch, mesh: Mesh, accumulation_steps: int) -> dict[str, jax.
         for name, rows in batch.items()
     }
     return place_batch(parts, mesh, leading=1)
-
-
-def _say_how_to_resume(signal_name: str, step: int, train_steps: int, folder: epath.Path) -> None:
-    saved = f"everything is saved in {folder}" if step else "nothing was trained yet"
-    print(
-        f"\n{signal_name}: stopped after step {step} of {train_steps}; {saved}. To go on, run the "
-        f"same command again:\n  {shlex.join(sys.argv)}",
-        file=sys.stderr,
-    )

@@ -1,10 +1,12 @@
-"""Scalars of a run: `metrics.jsonl` (one object per line) and TensorBoard."""
+"""Scalars of a run, `metrics.jsonl` (one object per line) and TensorBoard, and where time goes."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
 from etils import epath
@@ -13,6 +15,7 @@ from m6rec_jax.io.atomic import write_atomically
 from m6rec_jax.io.buckets import in_bucket
 
 METRICS_FILE = "metrics.jsonl"
+PARTS = ("startup", "compile", "input_wait", "step", "checkpoint", "evaluation")
 logger = logging.getLogger(__name__)
 
 
@@ -33,14 +36,12 @@ class MetricLog:
     ) -> None:
         self._path, self._active = folder / METRICS_FILE, active
         self._in_bucket = in_bucket(folder)  # buckets cannot append: written whole on flush
-        self._lines: list[str] = []
         self._writer: Any = None
         if not active:
             return
-        if first_step:
-            lines = read_metrics(folder)
-            self._lines = [json.dumps(line) for line in lines if line["step"] <= first_step]
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        kept = [line for line in read_metrics(folder) if line["step"] <= first_step]
+        self._lines = [json.dumps(line) for line in kept] if first_step else []
+        folder.mkdir(parents=True, exist_ok=True)
         self._write_all()
         if tensorboard:
             from clu import metric_writers  # imports tensorflow: seconds and gigabytes
@@ -88,3 +89,35 @@ def read_metrics(folder: str | epath.Path) -> list[dict[str, float]]:
         except ValueError:  # a process killed while writing leaves half a line
             logger.warning("%s: dropped an unreadable line", path)
     return lines
+
+
+class Goodput:
+    """Sums host seconds by part. Steps run asynchronously: `step` is what the host waits for."""
+
+    def __init__(self) -> None:
+        self._begin = time.perf_counter()
+        self.seconds = dict.fromkeys(PARTS, 0.0)
+
+    @contextlib.contextmanager
+    def measure(self, part: str) -> Iterator[None]:
+        """Adds the time spent in the `with` block to a part."""
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[part] += time.perf_counter() - begin
+
+    def report(self) -> dict[str, float]:
+        """`seconds/…` per part and in total, and `goodput`: the share of time in steps."""
+        total = time.perf_counter() - self._begin
+        report = {f"seconds/{part}": value for part, value in self.seconds.items()}
+        return {**report, "seconds/total": total, "goodput": self.seconds["step"] / total}
+
+    def __str__(self) -> str:
+        """For a person: `goodput 81% of 120 s: step 97 s, ...`, largest first."""
+        report = self.report()
+        largest_first = sorted(self.seconds.items(), key=lambda part: -part[1])
+        parts = ", ".join(
+            f"{part.replace('_', ' ')} {value:.0f} s" for part, value in largest_first
+        )
+        return f"goodput {report['goodput']:.0%} of {report['seconds/total']:.0f} s: {parts}"

@@ -17,7 +17,7 @@ from m6rec_jax.engine.model_folder import digest, restore_model
 from m6rec_jax.model.m6rec import M6Rec
 from m6rec_jax.model.quantization import dequantized, quantized, scaled_axes
 from m6rec_jax.objectives import Loss, total_loss
-from m6rec_jax.objectives.distillation import TEACHER, Distillation, check_teacher, with_teacher
+from m6rec_jax.objectives.distillation import TEACHER, check_teacher, with_teacher
 from m6rec_jax.training.options import Step
 from m6rec_jax.training.train_state import TrainSetup
 
@@ -31,7 +31,7 @@ class Objective:
     Attributes:
       loss: of the model's variables and `fixed`.
       fixed: collections of variables that never change; see `TrainState.fixed`.
-      fingerprints: of the teachers, for the manifest.
+      fingerprints: of the teacher, for the manifest.
       evaluated: the variables that a validation evaluates, of those that train.
     """
 
@@ -44,51 +44,36 @@ class Objective:
 def make_objective(step: Step, setup: TrainSetup, vocabulary_fingerprint: str | None) -> Objective:
     """The objective that a run's settings ask for.
 
-    Args:
-      step: the settings.
-      setup: of the run.
-      vocabulary_fingerprint: of the run; None: not known.
-
     Raises:
       CheckpointError: no such teacher, one of another vocabulary, or damage.
       ConfigError: settings that do not fit the two models.
     """
     objective = Objective()
-    if step.distillation is not None:
-        objective = _taught(objective, step.distillation, setup, vocabulary_fingerprint)
-    if step.weight_bits is not None:
+    if (distillation := step.distillation) is not None:
+        location = locate(distillation.teacher)  # once: that run may still be saving
+        manifest = read_manifest(location)
+        teacher = restore_model(
+            location.folder,
+            vocabulary_fingerprint=vocabulary_fingerprint,
+            mesh=setup.mesh,
+            rules=setup.rules,
+        )
+        check_teacher(distillation, teacher.model.config, setup.model.config)
+        tensors = {name: manifest.to_json()["tensors"].get(name) for name in (PARAMS, PROMPTS)}
+        fingerprint = digest({"config": manifest.model_config, "tensors": tensors})  # checksums
+        logger.info("teacher: %s, fingerprint %s…", location.folder, fingerprint[:16])
+        objective = Objective(
+            with_teacher(total_loss, distillation, teacher.model),
+            fixed={TEACHER: dict(teacher.variables)},
+            fingerprints={TEACHER: fingerprint},
+        )
+    if (bits := step.weight_bits) is not None:
         objective = dataclasses.replace(
             objective,
-            loss=with_rounded_weights(objective.loss, step.weight_bits),
-            evaluated=jax.jit(functools.partial(rounded, bits=step.weight_bits)),
+            loss=with_rounded_weights(objective.loss, bits),
+            evaluated=jax.jit(functools.partial(rounded, bits=bits)),
         )
     return objective
-
-
-def _taught(
-    objective: Objective,
-    distillation: Distillation,
-    setup: TrainSetup,
-    vocabulary_fingerprint: str | None,
-) -> Objective:
-    location = locate(distillation.teacher)  # once: that run may still be saving
-    manifest = read_manifest(location)
-    teacher = restore_model(
-        location.folder,
-        vocabulary_fingerprint=vocabulary_fingerprint,
-        mesh=setup.mesh,
-        rules=setup.rules,
-    )
-    check_teacher(distillation, teacher.model.config, setup.model.config)
-    tensors = {name: manifest.to_json()["tensors"].get(name) for name in (PARAMS, PROMPTS)}
-    fingerprint = digest({"config": manifest.model_config, "tensors": tensors})  # checksums
-    logger.info("teacher: %s, fingerprint %s…", location.folder, fingerprint[:16])
-    return dataclasses.replace(
-        objective,
-        loss=with_teacher(objective.loss, distillation, teacher.model),
-        fixed={TEACHER: dict(teacher.variables)},
-        fingerprints={TEACHER: fingerprint},
-    )
 
 
 def rounded(variables: Any, bits: int) -> Any:

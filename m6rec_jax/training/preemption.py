@@ -59,8 +59,7 @@ class PreemptionGuard:
             self._agreed = "SIGTERM"
         return self._agreed
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        del frame
+    def _note(self, number: int, _: FrameType | None) -> None:
         if self._signal is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self._signal = signal.Signals(number).name

@@ -11,21 +11,20 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.checkpoints.trees import PyTree, flatten
 from m6rec_jax.errors import M6RecError
+from m6rec_jax.objectives import window_means
 from m6rec_jax.sharding import replicated
 from m6rec_jax.sharding.placement import leads_stream
 from m6rec_jax.training.early_stopping import BestMetric
-from m6rec_jax.training.goodput import Goodput
 from m6rec_jax.training.input_feed import InputFeed
-from m6rec_jax.training.metric_log import MetricLog
+from m6rec_jax.training.metric_log import Goodput, MetricLog
 from m6rec_jax.training.preemption import PreemptionGuard
 from m6rec_jax.training.train_state import TrainSetup, TrainState
-from m6rec_jax.training.train_step import compile_step, metric_means
+from m6rec_jax.training.train_step import compile_step
 from m6rec_jax.training.validation import Validator
 
 EARLY_STOPPING = "early stopping"
@@ -38,12 +37,6 @@ class StepLoop:
     """Everything the steps of a run need.
 
     Attributes:
-      setup: what is trained, and where.
-      description: for the manifests.
-      store: where checkpoints go.
-      best: follows a validation metric.
-      clock: sums seconds by part.
-      log, bar: where scalars are shown.
       step_function: of `make_train_step`.
       validate: called after the steps at which it is due.
       train_steps: steps in all.
@@ -75,9 +68,8 @@ class StepLoop:
         Returns:
           The last state, the last scalars, and what stopped the run before its end.
         """
-        step = int(state.step)
+        step, window, before = int(state.step), list[Mapping[str, Any]](), self._busy_seconds()
         compiled: jax.stages.Compiled | None = None
-        window = _Window(self.clock, self.jobs, self.batch_size)
         scalars: dict[str, float] = {}
         validated: dict[str, float] | None = None
         with PreemptionGuard() as guard:
@@ -96,19 +88,19 @@ class StepLoop:
                 if compiled is None:
                     with self.clock.measure("compile"):
                         compiled = compile_step(self.setup, self.step_function, state, features)
-                    window.begin()
+                    before = self._busy_seconds()
                 with self.clock.measure("step"):
                     state, metrics = compiled(state, features)
-                    window.add(metrics)
+                    if window:  # one step stays in flight; more would only queue up batches
+                        jax.block_until_ready(window[-1]["loss"])
+                    window.append(metrics)
                 step += 1
                 self.bar.update(1)
                 is_last = step == self.train_steps
                 stopped_by = guard.stopped_by()
                 if step % self.log_period == 0 or is_last or stopped_by:
-                    scalars = window.close()
-                    self._check_finite("loss", scalars["loss"], step)
-                    self.log.write(step, scalars | self.clock.report())
-                    self.bar.set_postfix(_shown(scalars), refresh=False)
+                    scalars = self._logged(step, window, before)
+                    window, before = [], self._busy_seconds()
                 validated, is_best = None, False
                 # A signal leaves little time: it is for the checkpoint.
                 if self.validate.is_due(step) and stopped_by is None:
@@ -124,6 +116,31 @@ class StepLoop:
                     with self.clock.measure("checkpoint"):
                         self._save(state, step, feed, metrics)
         return state, scalars | (validated or {}), stopped_by
+
+    def _busy_seconds(self) -> float:
+        """Time in training proper, for rates that validation and checkpoints do not blur."""
+        return self.clock.seconds["input_wait"] + self.clock.seconds["step"]
+
+    def _logged(
+        self, step: int, window: Sequence[Mapping[str, Any]], before: float
+    ) -> dict[str, float]:
+        """Means and throughput of the steps of a window, logged."""
+        with self.clock.measure("step"):
+            scalars = window_means(jax.device_get(window), self.jobs)
+        per_second = len(window) / max(self._busy_seconds() - before, 1e-9)
+        scalars |= {
+            "examples_per_second": self.batch_size * per_second,
+            "tokens_per_second": scalars.pop("tokens") * per_second,
+        }
+        self._check_finite("loss", scalars["loss"], step)
+        self.log.write(step, scalars | self.clock.report())
+        shown = {
+            "loss": f"{scalars['loss']:.4f}",
+            "examples/s": f"{scalars['examples_per_second']:.0f}",
+            "tokens/s": f"{scalars['tokens_per_second']:.0f}",
+        }
+        self.bar.set_postfix(shown, refresh=False)
+        return scalars
 
     def _validated(
         self, state: TrainState, step: int, guard: PreemptionGuard
@@ -171,9 +188,8 @@ class StepLoop:
             best=self.best.best_step,
             frozen=("params",) if self.setup.trainable == "prompts" else (),  # never changes
         )
-        trained = self.setup.trained(state.variables)
         measure = jax.jit(_root_mean_squares, out_shardings=replicated(self.setup.mesh))
-        sizes = flatten(jax.device_get(measure(trained)))
+        sizes = flatten(jax.device_get(measure(self.setup.trained(state.variables))))
         self.log.write(step, {RMS_PREFIX + name: float(size) for name, size in sizes.items()})
         self.log.flush()
 
@@ -186,63 +202,6 @@ class StepLoop:
             )
 
 
-class _Window:
-    """The steps between two lines of the log."""
-
-    def __init__(self, clock: Goodput, jobs: Sequence[str], batch_size: int) -> None:
-        self._clock, self._jobs, self._batch_size = clock, jobs, batch_size
-        self.begin()
-
-    def begin(self) -> None:
-        """Starts anew."""
-        self._steps: list[Mapping[str, Any]] = []
-        self._begin = self._busy_seconds()
-
-    def add(self, metrics: Mapping[str, Any]) -> None:
-        """Takes what a step gave. One step stays in flight; more would only queue up batches."""
-        if self._steps:
-            jax.block_until_ready(self._steps[-1]["loss"])
-        self._steps.append(metrics)
-
-    def close(self) -> dict[str, float]:
-        """Means and throughput of the steps; the next ones form the next window."""
-        with self._clock.measure("step"):
-            scalars = window_means(jax.device_get(self._steps), self._jobs)
-        per_second = len(self._steps) / max(self._busy_seconds() - self._begin, 1e-9)
-        scalars |= {
-            "examples_per_second": self._batch_size * per_second,
-            "tokens_per_second": scalars.pop("tokens") * per_second,
-        }
-        self.begin()
-        return scalars
-
-    def _busy_seconds(self) -> float:
-        """Time in training proper, for rates that validation and checkpoints do not blur."""
-        return self._clock.seconds("input_wait", "step")
-
-
-def window_means(window: Sequence[Mapping[str, Any]], jobs: Sequence[str]) -> dict[str, float]:
-    """Scalars of several steps as one.
-
-    Args:
-      window: what the steps gave (`train_step.make_train_step`), on the host.
-      jobs: as for `metric_means`.
-    """
-    names = [
-        name for name, value in window[-1].items() if isinstance(value, np.generic | np.ndarray)
-    ]
-    means = {name: float(np.mean([metrics[name] for metrics in window])) for name in names}
-    return means | metric_means(window, jobs)
-
-
 # Of the module, not of the call: jax.jit keeps what it compiled by the function.
 def _root_mean_squares(groups: PyTree) -> PyTree:
     return jax.tree.map(lambda x: jnp.sqrt(jnp.mean(jnp.square(x.astype(jnp.float32)))), groups)
-
-
-def _shown(scalars: Mapping[str, float]) -> dict[str, str]:
-    return {
-        "loss": f"{scalars['loss']:.4f}",
-        "examples/s": f"{scalars['examples_per_second']:.0f}",
-        "tokens/s": f"{scalars['tokens_per_second']:.0f}",
-    }

@@ -21,12 +21,7 @@ from m6rec_jax.training.options import MakeEvaluationBatches, TrainingData
 
 
 def training_batches(data: TrainingData, stream: tuple[int, int]) -> ResumableBatches:
-    """This process's part of the training batches; `data.batches` None: `BatchIterator`.
-
-    Args:
-      data: what is read.
-      stream: of `sharding.batch_reader`.
-    """
+    """This process's part of the training batches; `stream` is of `sharding.batch_reader`."""
     make = data.batches
     if make is None:
         from m6rec_jax.pipeline.batches import BatchIterator  # imports tensorflow
@@ -45,10 +40,7 @@ def training_batches(data: TrainingData, stream: tuple[int, int]) -> ResumableBa
 def validation_batches(
     data: TrainingData, make: MakeEvaluationBatches | None, mesh: Mesh, *, rows: int, sample: int
 ) -> Iterable[Batch]:
-    """This process's part of one pass over `sample` rows (0: all), in batches of `rows`.
-
-    `make` None: `pipeline.EvaluationBatches`.
-    """
+    """This process's part of one pass over `sample` rows (0: all), in batches of `rows`."""
     if make is None:
         from m6rec_jax.pipeline.batches import EvaluationBatches
 
@@ -67,11 +59,8 @@ def validation_batches(
 def trained_on(file: Path) -> tuple[str, Mapping[str, int]]:
     """Name and feature lengths of the task of a run, as gin is configured.
 
-    Args:
-      file: the run's settings, for the error.
-
     Raises:
-      ConfigError: they name no task.
+      ConfigError: gin, which has read the run's settings in `file`, names no task.
     """
     name = bound("TrainingData.mixture_or_task_name")
     lengths = bound("TrainingData.task_feature_lengths")
@@ -83,12 +72,10 @@ def trained_on(file: Path) -> tuple[str, Mapping[str, int]]:
     return name, lengths
 
 
-def vocabulary_of(name: str, batches: ResumableBatches) -> Vocabulary | None:
-    """A task's vocabulary; None for batches that are not the pipeline's."""
+def is_of_pipeline(batches: ResumableBatches) -> bool:
+    """Whether batches are a registered task's, not those of another source."""
     pipeline = sys.modules.get("m6rec_jax.pipeline.batches")  # imported where it made the batches
-    if pipeline is None or not isinstance(batches, pipeline.BatchIterator):
-        return None
-    return text_vocabulary(name)
+    return pipeline is not None and isinstance(batches, pipeline.BatchIterator)
 
 
 def text_vocabulary(name: str) -> Vocabulary:
@@ -98,18 +85,23 @@ def text_vocabulary(name: str) -> Vocabulary:
     return task_vocabulary(name)
 
 
-def check_task(name: str, vocabulary: Vocabulary, config: ModelConfig) -> None:
-    """A registered task or mixture must fit the model, in its vocabulary and its prompts' rows.
+def jobs_that_fit(name: str, config: ModelConfig) -> dict[str, int]:
+    """The jobs whose losses a run logs apart: seqio tasks of a mixture and their numbers.
+
+    Empty where there is one task, whose loss is the run's.
 
     Raises:
-      ConfigError: the vocabulary is larger than the embedding; a task has no row of the bank, or
-        one that the bank has not (indexing would give NaN); or gin names a task that there is not.
+      ConfigError: the task or mixture does not fit the model: the vocabulary is larger than the
+        embedding; a task has no row of the bank, or one that the bank has not (indexing would give
+        NaN); or gin names a task that there is not.
     """
-    from m6rec_jax.pipeline.row_layout import check_prompt_rows
+    from m6rec_jax.pipeline.row_layout import check_prompt_rows, job_id
     from m6rec_jax.pipeline.task_rows import tasks_of
 
-    refuse_larger_vocabulary(name, vocabulary, config)
-    check_prompt_rows(tasks_of(name), config.prompts.num_tasks)
+    refuse_larger_vocabulary(name, text_vocabulary(name), config)
+    tasks = tasks_of(name)
+    check_prompt_rows(tasks, config.prompts.num_tasks)
+    return {task: job_id(task) for task in tasks} if len(tasks) > 1 else {}
 
 
 def check_labels(batch: Batch, prompts: PromptConfig) -> None:
@@ -128,9 +120,7 @@ def check_labels(batch: Batch, prompts: PromptConfig) -> None:
     classes = np.asarray(prompts.task_sizes["task_num_options"])
     tasks = batch["task_ids"][:, 0]
     largest = batch["decoder_labels"].max(axis=1)
-    bad = np.flatnonzero(largest >= classes[tasks])
-    if bad.size:
-        row = bad[0]
+    for row in np.flatnonzero(largest >= classes[tasks])[:1]:
         raise ConfigError(
             f"a row of the task with prompt row {tasks[row]} has the label {largest[row]}, but its "
             f"head has num_options = {classes[tasks[row]]} classes, from 0 on: raise NUM_OPTIONS "
@@ -149,18 +139,6 @@ def refuse_larger_vocabulary(name: str, vocabulary: Vocabulary, config: ModelCon
             f"ModelConfig.vocab_size is {config.vocab_size}: set VOCAB_SIZE = {vocabulary.size}, "
             "or train a smaller vocabulary (train_vocabulary.size; control tokens come on top)"
         )
-
-
-def jobs_of(name: str) -> dict[str, int]:
-    """The jobs whose losses a run logs apart: seqio tasks of a mixture and their numbers.
-
-    Empty where there is one task, whose loss is the run's.
-    """
-    from m6rec_jax.pipeline.row_layout import job_id
-    from m6rec_jax.pipeline.task_rows import tasks_of
-
-    tasks = tasks_of(name)
-    return {task: job_id(task) for task in tasks} if len(tasks) > 1 else {}
 
 
 def prompt_row_of(task: str, mixture: str, config: ModelConfig) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,21 +11,13 @@ import optax
 
 from m6rec_jax.checkpoints.trees import PyTree
 from m6rec_jax.model.m6rec import M6Rec
-from m6rec_jax.objectives import (
-    Loss,
-    Metrics,
-    Sum,
-    Terms,
-    is_by_job,
-    job_losses,
-    mean_loss,
-    total_loss,
-)
+from m6rec_jax.objectives import Loss, Metrics, Sum, Terms, mean_loss, total_loss, window_means
 from m6rec_jax.sharding import compiler_options, replicated
 from m6rec_jax.training.task_updates import task_sizes
 from m6rec_jax.training.train_state import TrainSetup, TrainState
 
 Array = jax.Array
+TOWERS = ("encoder", "decoder")
 Features = Mapping[str, Array]
 # Sums by job stay sums: a log's line is over several steps, and a job need not be in each.
 Scalars = dict[str, Array | Sum]
@@ -100,7 +92,10 @@ def make_train_step(
             "loss": total,
             **metrics,
             "gradient_norm": optax.global_norm(grads),
-            "tokens": _tokens(features),
+            "tokens": sum(
+                (jnp.count_nonzero(features[f"{tower}_block_ids"]) for tower in TOWERS),
+                jnp.zeros((), jnp.int32),
+            ),
             **({"learning_rate": jnp.asarray(rate(state.step), jnp.float32)} if rate else {}),
         }
         return state.replace(step=state.step + 1, opt_state=opt_state, **trained), scalars
@@ -108,52 +103,22 @@ def make_train_step(
     return step
 
 
-class EvaluationSums(NamedTuple):
-    """A loss and its metrics over one batch."""
-
-    terms: Terms
-    metrics: Metrics
-
-
-def evaluation_means(batches: Sequence[EvaluationSums], jobs: Sequence[str]) -> dict[str, float]:
-    """`loss`, the objectives' metrics and `job_losses` of all batches together.
-
-    Of what nothing was counted there is no metric.
-
-    Args:
-      batches: at least one, on the host.
-      jobs: as for `job_losses`.
-    """
-    losses = metric_means([batch.terms for batch in batches], ())
+def evaluation_means(
+    batches: Sequence[tuple[Terms, Metrics]], jobs: Sequence[str] = ()
+) -> dict[str, float]:
+    """`loss` and what `window_means` makes of the metrics of all batches, at least one."""
+    losses = window_means([terms for terms, _ in batches])
     whole = {"loss": sum(losses.values())} if losses else {}
-    return whole | metric_means([batch.metrics for batch in batches], jobs)
-
-
-def metric_means(window: Sequence[Mapping[str, Any]], jobs: Sequence[str]) -> dict[str, float]:
-    """The sums among the metrics of several steps as means over all that was counted.
-
-    Of what nothing was counted there is no mean.
-
-    Args:
-      window: metrics of each step, on the host.
-      jobs: as for `job_losses`, whose metrics are among them.
-    """
-    means: dict[str, float] = {}
-    for name, last in window[-1].items():
-        if isinstance(last, Sum) and not is_by_job(name):
-            sums = [metrics[name] for metrics in window]
-            if count := sum(float(value.count) for value in sums):
-                means[name] = sum(float(value.total) for value in sums) / count
-    return means | job_losses(jobs, window)
+    return whole | window_means([metrics for _, metrics in batches], jobs)
 
 
 def make_eval_step(
     model: M6Rec, *, loss: Loss = total_loss, jobs: Sequence[int] = ()
-) -> Callable[[TrainState, Features], EvaluationSums]:
-    """A function (state, features `[rows, length]`) → sums, without dropout."""
+) -> Callable[[TrainState, Features], tuple[Terms, Metrics]]:
+    """A function (state, features `[rows, length]`) → the loss's sums, without dropout."""
 
-    def step(state: TrainState, features: Features) -> EvaluationSums:
-        return EvaluationSums(*loss(model, {**state.variables, **state.fixed}, features, jobs=jobs))
+    def step(state: TrainState, features: Features) -> tuple[Terms, Metrics]:
+        return loss(model, {**state.variables, **state.fixed}, features, jobs=jobs)
 
     return step
 
@@ -165,13 +130,9 @@ def jit_step(
     *,
     updates_state: bool = True,
 ) -> Any:
-    """`jax.jit` of a step as runs compile it, wherever it is compiled.
+    """`jax.jit` of a step: the next state lies as `state` does, and all else on every device.
 
-    Args:
-      setup: of the run.
-      step: `(state, features) → (state, scalars)` or `→ sums`.
-      state: with shardings; the next state lies as it does, and all else on every device.
-      updates_state: the step returns a state first; the one given to it is then used up (donated).
+    With `updates_state` the step returns a state first, and uses up (donates) the one it is given.
     """
     everywhere = replicated(setup.mesh)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
@@ -190,12 +151,7 @@ def compile_step(
     *,
     updates_state: bool = True,
 ) -> jax.stages.Compiled:
-    """A step compiled ahead of its first call; batches of other shapes are a TypeError.
-
-    Args:
-      setup, step, state, updates_state: as for `jit_step`.
-      features: a placed batch (or its abstract form).
-    """
+    """`jit_step` compiled for a placed batch (or its abstract form); others are a TypeError."""
     options = compiler_options(setup.mesh.devices.flat[0].platform)
     with setup.in_place():
         lowered = jit_step(setup, step, state, updates_state=updates_state).lower(state, features)
@@ -211,9 +167,3 @@ def _added_up(function: Callable[[Any], Any], parts: Any) -> Any:
     shapes = jax.eval_shape(function, jax.tree.map(lambda x: x[0], parts))
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     return jax.lax.scan(add, zeros, parts)[0]
-
-
-def _tokens(features: Features) -> Array:
-    """Real (not padding) tokens of a batch, source and target."""
-    blocks = [features[name] for name in ("encoder_block_ids", "decoder_block_ids")]
-    return sum((jnp.count_nonzero(ids) for ids in blocks), jnp.zeros((), jnp.int32))

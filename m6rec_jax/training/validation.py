@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -16,15 +15,9 @@ from m6rec_jax.training.objective import Objective
 from m6rec_jax.training.options import TrainingData, Validation
 from m6rec_jax.training.task_data import check_labels, validation_batches
 from m6rec_jax.training.train_state import TrainSetup, TrainState
-from m6rec_jax.training.train_step import (
-    EvaluationSums,
-    compile_step,
-    evaluation_means,
-    make_eval_step,
-)
+from m6rec_jax.training.train_step import compile_step, evaluation_means, make_eval_step
 
 logger = logging.getLogger(__name__)
-_NOT_FOR_THE_MODEL = ("example_weights",)
 MOST_ROWS = 2048
 # Costs are counted in forward passes of a row. Training takes at least two: forwards, and backwards
 # through a frozen backbone.
@@ -32,8 +25,7 @@ TRAINING_COST = 2
 LARGEST_SHARE = 0.2
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class ValidationPlan:
+class ValidationPlan(NamedTuple):
     """A validation every `period` steps on `rows` rows (0: all there are)."""
 
     period: int
@@ -70,9 +62,8 @@ def plan_validation(
         work = TRAINING_COST * steps * batch_size * LARGEST_SHARE / (1 - LARGEST_SHARE)
         return work / (3 if first else 2)
 
-    stretched = period * math.ceil(max(1.0, 2 * fixed_cost / affordable(period)))
     if period < train_steps:
-        period = stretched
+        period *= math.ceil(max(1.0, 2 * fixed_cost / affordable(period)))
     rows = int((affordable(period) - fixed_cost) / passes)
     return ValidationPlan(period, max(least_rows, min(rows, MOST_ROWS)))
 
@@ -80,9 +71,7 @@ def plan_validation(
 def catalogue_cost(evaluate: Any, lengths: Mapping[str, int]) -> float:
     """Forward passes of a row that the vectors of all items cost at each validation.
 
-    Args:
-      evaluate: of `Validation`; an `Evaluator` of retrieval tasks embeds their catalogues.
-      lengths: tokens of a row, by feature.
+    An `Evaluator` of retrieval tasks embeds their catalogues; `lengths` are tokens of a row.
     """
     cost = 0.0
     for task in getattr(evaluate, "tasks", ()):
@@ -122,7 +111,7 @@ class Validator:
         self._train_steps, self._progress = train_steps, progress
         self._compiled: jax.stages.Compiled | None = None
         self._plan = ValidationPlan(validation.period or train_steps, validation.rows or 0)
-        evaluate = validation.evaluate
+        evaluate: Any = validation.evaluate
         if validation.rows is None and (validation.period or validation.first):
             self._plan = plan_validation(
                 self._plan.period,
@@ -140,9 +129,10 @@ class Validator:
                 self._plan.period,
                 validation.period,
             )
-        for name, value in (("sample", self._plan.rows), ("progress", progress)):
-            if hasattr(evaluate, name) and (value or name == "progress"):
-                setattr(evaluate, name, value)
+        if self._plan.rows and hasattr(evaluate, "sample"):
+            evaluate.sample = self._plan.rows
+        if hasattr(evaluate, "progress"):
+            evaluate.progress = progress
 
     def is_due(self, step: int) -> bool:
         """Whether a run is validated after a step; 0: before its first one."""
@@ -166,7 +156,7 @@ class Validator:
         Returns:
           None where that said so: what is left of the time is for a checkpoint.
         """
-        setup, evaluate, sums = self._setup, self._validation.evaluate, list[EvaluationSums]()
+        setup, evaluate, sums = self._setup, self._validation.evaluate, []
         batches: Any = validation_batches(
             self._data,
             self._validation.batches,
@@ -185,7 +175,7 @@ class Validator:
             if should_stop():
                 return None
             check_labels(batch, setup.model.config.prompts)
-            read = {name: x for name, x in batch.items() if name not in _NOT_FOR_THE_MODEL}
+            read = {name: x for name, x in batch.items() if name != "example_weights"}
             features = place_batch(read, setup.mesh)
             if self._compiled is None:
                 eval_step = make_eval_step(

@@ -13,17 +13,10 @@ import pytest
 
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model import M6Rec, Outputs
-from m6rec_jax.objectives import (
-    Sum,
-    classification_loss,
-    contrastive_loss,
-    language_modelling,
-    language_modelling_loss,
-    mean_loss,
-    total_loss,
-)
-from m6rec_jax.objectives.contrastive import known_positives, retrieval_items
-from m6rec_jax.objectives.language_modelling import token_cross_entropy
+from m6rec_jax.objectives import Sum, language_modelling, mean_loss, total_loss
+from m6rec_jax.objectives.classification import classification_loss
+from m6rec_jax.objectives.contrastive import contrastive_loss, known_positives, retrieval_items
+from m6rec_jax.objectives.language_modelling import language_modelling_loss, token_cross_entropy
 from tests.objectives.conftest import CONFIG, ROWS, TARGET, Features
 
 

@@ -16,12 +16,12 @@ from m6rec_jax.engine.engine import EngineOptions
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model.config import ModelConfig, PromptConfig
 from m6rec_jax.model.m6rec import M6Rec
+from m6rec_jax.objectives import window_means
 from m6rec_jax.sharding import data_parallel, make_mesh, place_batch
 from m6rec_jax.text.rows import generation_row
 from m6rec_jax.text.vocabulary import Vocabulary
 from m6rec_jax.training.initialization import initial_state
 from m6rec_jax.training.optimizers import adamw
-from m6rec_jax.training.step_loop import window_means
 from m6rec_jax.training.train_state import TrainSetup, TrainState
 from m6rec_jax.training.train_step import make_train_step
 from tests.t5x_bridge.needs_t5x import REASON

@@ -16,12 +16,12 @@ from jax.sharding import AbstractMesh
 from m6rec_jax.checkpoints.location import list_steps, locate, read_manifest
 from m6rec_jax.errors import CheckpointError, ConfigError, DataError, M6RecError
 from m6rec_jax.model.config import PromptConfig
-from m6rec_jax.objectives.sums import Sum
+from m6rec_jax.objectives import Sum, window_means
 from m6rec_jax.sharding import MESH_AXES
 from m6rec_jax.training import loop
 from m6rec_jax.training.metric_log import read_metrics
 from m6rec_jax.training.optimizers import adamw
-from m6rec_jax.training.step_loop import RMS_PREFIX, window_means
+from m6rec_jax.training.step_loop import RMS_PREFIX
 from tests.training.toy_run import copied, toy_config, toy_train
 
 
