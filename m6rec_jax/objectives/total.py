@@ -50,7 +50,7 @@ def total_loss(
       variables: {'params': ..., 'prompts': ...}.
       features: the batch; see `M6Rec.__call__` and each objective.
       rngs: {'dropout': key} unless deterministic.
-      jobs: numbers of the jobs whose losses are summed apart, see `job_losses`.
+      jobs: numbers of the jobs whose losses are summed apart, see `sums_by_job`.
 
     Returns:
       A term for each objective, and every objective's metrics as sums and counts.

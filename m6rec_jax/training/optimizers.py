@@ -18,7 +18,6 @@ from typing import Any
 
 import gin
 import jax
-import jax.numpy as jnp
 import optax
 
 from m6rec_jax.checkpoints.trees import flatten, unflatten
@@ -26,7 +25,7 @@ from m6rec_jax.errors import ConfigError
 from m6rec_jax.training import task_updates
 
 Schedule = Callable[[Any], Any]
-DECAYS = ("constant", "linear", "cosine", "rsqrt")
+DECAYS = ("constant", "linear", "cosine")
 # Norm scales, factors of (IA)³ and (position) biases are not weights: pulling them to zero changes
 # the function.
 NOT_DECAYED = (r"scale$", r"/factors$", r"bias$", r"relative_bias/")
@@ -34,21 +33,15 @@ NOT_DECAYED = (r"scale$", r"/factors$", r"bias$", r"relative_bias/")
 
 @gin.configurable
 def warmup_schedule(
-    rate: float,
-    warmup_steps: int = 0,
-    decay: str = "constant",
-    total_steps: int | None = None,
-    final_rate: float = 0.0,
+    rate: float, warmup_steps: int = 0, decay: str = "constant", total_steps: int | None = None
 ) -> Schedule:
     """Linear warm-up from 0 to `rate`, then decay.
 
     Args:
       rate: the highest rate, reached after `warmup_steps` steps.
       warmup_steps: 0: start at `rate`.
-      decay: 'constant'; 'linear' or 'cosine' down to `final_rate` at `total_steps`; 'rsqrt':
-        rate × sqrt(warmup_steps / step), T5's.
+      decay: 'constant', or 'linear' or 'cosine' down to 0 at `total_steps`.
       total_steps: steps of the whole run, for 'linear' and 'cosine'.
-      final_rate: for 'linear' and 'cosine'.
 
     Raises:
       ConfigError: unknown decay, or a run shorter than its warm-up.
@@ -59,7 +52,7 @@ def warmup_schedule(
             f"{', '.join(DECAYS)}, and the steps are not negative"
         )
     after: Schedule = optax.constant_schedule(rate)
-    if decay in ("linear", "cosine"):
+    if decay != "constant":
         if total_steps is None or total_steps <= warmup_steps:
             raise ConfigError(
                 f"TRAIN_STEPS = {total_steps} must exceed WARMUP_STEPS = {warmup_steps} "
@@ -68,16 +61,10 @@ def warmup_schedule(
             )
         span = total_steps - warmup_steps
         after = (
-            optax.linear_schedule(rate, final_rate, span)
+            optax.linear_schedule(rate, 0.0, span)
             if decay == "linear"
-            else optax.cosine_decay_schedule(rate, span, final_rate / rate if rate else 0.0)
+            else optax.cosine_decay_schedule(rate, span)
         )
-    elif decay == "rsqrt":
-        knee = max(warmup_steps, 1)
-
-        def after(count: Any) -> Any:
-            return rate * jnp.sqrt(knee / jnp.maximum(count + warmup_steps, knee))
-
     if not warmup_steps:
         return after
     warm_up = optax.linear_schedule(0.0, rate, warmup_steps)

@@ -95,12 +95,9 @@ class ParameterTable:
         """The table as text."""
 
         def row(part: str, name: str, groups: Iterable[Group], trains: str = "") -> _Row:
-            groups = list(groups)
-            count, nonzero = (
-                sum(getattr(group, what) or 0 for group in groups) for what in ("count", "nonzero")
-            )
+            counts = [(group.count, group.nonzero or 0, group.num_bytes) for group in groups]
+            count, nonzero, size = map(sum, zip(*counts, strict=True)) if counts else (0, 0, 0)
             share = f"{count / self.count(BACKBONE):.2%}"
-            size = sum(group.num_bytes for group in groups)
             return _Row(part, name, count, nonzero, share, size, trains)
 
         rows = [row(g.part, g.name, [g], "yes" if g.trains else "no") for g in self.groups]
@@ -111,11 +108,10 @@ class ParameterTable:
         columns = ["part", "group", "parameters", "nonzero", "of_backbone", "bytes", "trains"]
         if all(group.nonzero is None for group in self.groups):
             columns.remove("nonzero")
-        table = parameter_overview.make_table(rows, column_names=columns)
         share = f"trains per task: {self.trainable_share:.2%} of the backbone"
         if (tasks := len(self.of_tasks)) > 1:
             share += f" (the bank holds {tasks} tasks; this is the largest)"
-        return f"{table}\n{share}"
+        return f"{parameter_overview.make_table(rows, column_names=columns)}\n{share}"
 
 
 def count_parameters(
@@ -138,39 +134,34 @@ def count_parameters(
     variables = nn.meta.unbox(abstract_variables(config))
     if trainable != "all":
         variables = {**variables, "params": held_in(variables["params"], frozen_dtype)}
-
-    def bytes_of(name: str, leaf: jax.ShapeDtypeStruct) -> int:
-        if stored is None:
-            return math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize
-        return stored[name] + stored.get(name + SCALE, 0)
-
+    present = None if values is None else flatten(dict(values))
     groups = []
     for collection, part in (("params", BACKBONE), ("prompts", PROMPTS)):
-        leaves = flatten(variables.get(collection, {}))
-        present = None if values is None else flatten(dict(values).get(collection, {}))
-        row_of = {
-            name: next((row for key, row in _GROUPS[part].items() if key in name), "other")
-            for name in leaves
+        of_rows: dict[str, list[tuple[str, Any]]] = {
+            row: [] for row in (*_GROUPS[part].values(), "other")
         }
-        for row in dict.fromkeys((*_GROUPS[part].values(), "other")):
-            of_row = {name: leaf for name, leaf in leaves.items() if row_of[name] == row}
-            if of_row:
-                count = sum(math.prod(leaf.shape) for leaf in of_row.values())
-                size = sum(bytes_of(f"{collection}/{name}", leaf) for name, leaf in of_row.items())
-                nonzero = None
-                if present is not None:
-                    nonzero = sum(int(jnp.count_nonzero(present[name])) for name in of_row)
+        for name, leaf in flatten(variables.get(collection, {})).items():
+            row = next((row for key, row in _GROUPS[part].items() if key in name), "other")
+            of_rows[row].append((f"{collection}/{name}", leaf))
+        for row, leaves in of_rows.items():
+            if leaves:
+                size = sum(
+                    math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize
+                    if stored is None
+                    else stored[name] + stored.get(name + SCALE, 0)
+                    for name, leaf in leaves
+                )
+                count = sum(math.prod(leaf.shape) for _, leaf in leaves)
+                nonzero = present and sum(int(jnp.count_nonzero(present[n])) for n, _ in leaves)
                 trains = trainable == "all" or part == PROMPTS
                 groups.append(Group(part, row, count, size, trains, nonzero))
-    return ParameterTable(tuple(groups), _of_tasks(config))
-
-
-def _of_tasks(config: ModelConfig) -> tuple[int, ...]:
-    """Prompt parameters of each task of a bank, by itself."""
 
     @functools.cache  # tasks are mostly alike
-    def count(prompts: PromptConfig) -> int:
+    def of_task(prompts: PromptConfig) -> int:
         alone = nn.meta.unbox(abstract_variables(config.replace(prompts=prompts)))
         return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(alone.get("prompts", {})))
 
-    return tuple(count(config.prompts.of_task(i)) for i in range(config.prompts.num_tasks))
+    tasks = range(config.prompts.num_tasks)
+    return ParameterTable(
+        tuple(groups), tuple(of_task(config.prompts.of_task(task)) for task in tasks)
+    )

@@ -33,8 +33,6 @@ from m6rec_jax.training.optimizers import Optimizer
 PRUNED = re.compile(r"^params/(.*kernel$|token_embedder/)")
 # Fewer and larger ones destroy more than a short run can mend.
 _CUTS = 64
-# Float bits are ordered as the magnitudes are: the least bit pattern, and that of infinity.
-_NOTHING, _INFINITY = -1, 0x7F800000
 
 
 class PruningState(NamedTuple):
@@ -107,71 +105,46 @@ def _pruned(
         updates: Any, state: PruningState, params: Any = None, **extra_args: Any
     ) -> tuple[Any, PruningState]:
         weights, step = weights_of(params), optax.safe_increment(state.step)
-        alive = {name: weight != 0 for name, weight in weights.items()}
-        updates = _masked(updates, alive)
-        updates, inner_state = inner.update(updates, state.inner, params, **extra_args)
+        gradients = flatten(updates)
+        for name, weight in weights.items():
+            gradients[name] = jnp.where(weight != 0, gradients[name], 0)
+        updates, inner_state = inner.update(
+            unflatten(gradients, updates), state.inner, params, **extra_args
+        )
         moved = flatten(updates)
-        bits = {name: _magnitude(weight + moved[name]) for name, weight in weights.items()}
-        highest = _highest_pruned(bits, step, steps, shares)
-        alive = {name: alive[name] & (bits[name] > highest[name]) for name in alive}
-        # Exactly zero: a weight less itself.
-        gone = {name: -weight for name, weight in weights.items()}
-        return _masked(updates, alive, gone), PruningState(step, inner_state)
+        sizes = {
+            name: jnp.abs((weight + moved[name]).astype(jnp.float32))
+            for name, weight in weights.items()
+        }
+        highest = _highest_pruned(sizes, step, steps, shares)
+        for name, weight in weights.items():
+            alive = (weight != 0) & (sizes[name] > highest[name])
+            moved[name] = jnp.where(alive, moved[name], -weight)  # exactly zero: less itself
+        return unflatten(moved, updates), PruningState(step, inner_state)
 
     pruned = Optimizer(init, update)
     pruned.rate = getattr(optimizer, "rate", None)
     return pruned
 
 
-def _masked(tree: Any, alive: dict[str, jax.Array], otherwise: Any = None) -> Any:
-    """A tree with zeros, or other values, where named leaves are not alive."""
-    leaves = flatten(tree)
-    for name, mask in alive.items():
-        leaves[name] = jnp.where(mask, leaves[name], 0 if otherwise is None else otherwise[name])
-    return unflatten(leaves, tree)
-
-
-def _magnitude(weight: jax.Array) -> jax.Array:
-    return jax.lax.bitcast_convert_type(jnp.abs(weight.astype(jnp.float32)), jnp.int32)
-
-
 def _highest_pruned(
-    bits: dict[str, jax.Array], step: jax.Array, steps: np.ndarray, shares: np.ndarray
+    sizes: dict[str, jax.Array], step: jax.Array, steps: np.ndarray, shares: np.ndarray
 ) -> dict[str, jax.Array]:
-    """The highest magnitude (its bits) that goes at a step, by leaf: `[layers or 1, 1, ...]`."""
-    shapes = {
-        name: (leaf.shape[0] if "/layers/" in name else 1, *(1,) * (leaf.ndim - 1))
-        for name, leaf in bits.items()
+    """The highest magnitude that goes at a step (-1: none), by leaf: `[layers or 1, 1, ...]`."""
+    layers = {name: leaf.shape[0] if "/layers/" in name else 1 for name, leaf in sizes.items()}
+
+    def cut() -> dict[str, jax.Array]:
+        now, highest = jnp.searchsorted(jnp.asarray(steps, jnp.int32), step), {}
+        for name, leaf in sizes.items():
+            rows = jnp.sort(leaf.reshape(layers[name], -1), axis=1)
+            count = jnp.asarray(np.rint(shares * rows.shape[1]), jnp.int32)[now]
+            highest[name] = jnp.where(count > 0, rows[:, count - 1], -1.0)
+        return highest
+
+    highest = {name: jnp.full(number, -1.0) for name, number in layers.items()}
+    if len(steps):
+        is_cut = jnp.any(step == jnp.asarray(steps, jnp.int32))
+        highest = jax.lax.cond(is_cut, cut, lambda: highest)
+    return {
+        name: values.reshape(-1, *(1,) * (sizes[name].ndim - 1)) for name, values in highest.items()
     }
-
-    def nothing() -> dict[str, jax.Array]:
-        return {name: jnp.full(shape, _NOTHING, jnp.int32) for name, shape in shapes.items()}
-
-    def some() -> dict[str, jax.Array]:
-        now = jnp.searchsorted(jnp.asarray(steps, jnp.int32), step)
-        counts = {name: shares * (leaf.size // shapes[name][0]) for name, leaf in bits.items()}
-        return {
-            name: _kth_smallest(
-                leaf, jnp.asarray(np.rint(counts[name]), jnp.int32)[now], shapes[name]
-            )
-            for name, leaf in bits.items()
-        }
-
-    if not len(steps):
-        return nothing()
-    return jax.lax.cond(jnp.any(step == jnp.asarray(steps, jnp.int32)), some, nothing)
-
-
-def _kth_smallest(bits: jax.Array, k: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """By halving: sums need no sorting, and of a sharded leaf no copy in one place."""
-    axes = tuple(range(shape[0] > 1, len(shape)))
-
-    def halve(_: Any, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        low, high = bounds  # no more than k - 1 are up to `low`, at least k up to `high`
-        middle = low + (high - low) // 2
-        enough = jnp.sum(bits <= middle, axis=axes, keepdims=True, dtype=jnp.int32) >= k
-        return jnp.where(enough, low, middle), jnp.where(enough, middle, high)
-
-    low, high = jnp.full(shape, _NOTHING, jnp.int32), jnp.full(shape, _INFINITY, jnp.int32)
-    _, high = jax.lax.fori_loop(0, 32, halve, (low, high))
-    return jnp.where(k > 0, high, _NOTHING)

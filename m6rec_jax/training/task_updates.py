@@ -25,6 +25,7 @@ _START = f"{COLLECTION}/"
 # Where each task's elements stand in a leaf: from and to along each axis but that of tasks, int32
 # `[tasks, axes, 2]`.
 TaskSizes = Mapping[str, np.ndarray]
+_NONE: TaskSizes = {}
 
 
 def task_sizes(config: ModelConfig) -> TaskSizes:
@@ -75,22 +76,13 @@ def _with_rms(
     """
 
     def update(
-        updates: Any,
-        state: Any,
-        params: Any = None,
-        *,
-        task_sizes: TaskSizes | None = None,
-        **extra_args: Any,
+        updates: Any, state: Any, params: Any = None, *, task_sizes: TaskSizes = _NONE, **_: Any
     ) -> tuple[Any, Any]:
-        del extra_args  # of other transformations
-        leaves, axes, sizes = flatten(updates), _task_axes(updates), task_sizes or {}
-        values = flatten(updates if params is None else params)
-        new = {}
-        for name, leaf in leaves.items():
-            axis, mask = axes[name], None
-            if name in sizes:
-                mask = _mask(leaf.shape, axis, sizes[name])
-            others = None
+        values, new = flatten(updates if params is None else params), {}
+        for name, leaf in flatten(updates).items():
+            axis, mask, others = _axis(name), None, None
+            if name in task_sizes:
+                mask = _mask(leaf.shape, axis, task_sizes[name])
             if axis is not None and leaf.shape[axis] > 1:
                 others = tuple(i for i in range(leaf.ndim) if i != axis)
 
@@ -139,11 +131,10 @@ def clip_by_norm(max_norm: float) -> optax.GradientTransformation:
         tasks = _num_tasks(updates)
         if tasks == 1:
             return whole.update(updates, state, params)
-        axes, leaves = _task_axes(updates), flatten(updates)
-        squares: dict[bool, jax.Array] = {True: jnp.zeros(tasks), False: jnp.zeros(())}
+        leaves, squares = flatten(updates), {True: jnp.zeros(tasks), False: jnp.zeros(())}
         for name, leaf in leaves.items():
-            others = tuple(i for i in range(leaf.ndim) if i != axes[name])
-            squares[axes[name] is not None] += jnp.sum(jnp.square(leaf), axis=others)
+            others = tuple(i for i in range(leaf.ndim) if i != _axis(name))
+            squares[_axis(name) is not None] += jnp.sum(jnp.square(leaf), axis=others)
         factors = {
             # Both branches are finite where there is no gradient.
             of_tasks: jnp.where(square < max_norm**2, 1.0, max_norm * jax.lax.rsqrt(square))
@@ -151,30 +142,23 @@ def clip_by_norm(max_norm: float) -> optax.GradientTransformation:
         }
         clipped = {}
         for name, leaf in leaves.items():
-            axis = axes[name]
-            shape = [tasks if i == axis else 1 for i in range(leaf.ndim)]
-            factor = factors[axis is not None]
-            clipped[name] = leaf * (factor if axis is None else factor.reshape(shape))
+            shape = [tasks if i == _axis(name) else 1 for i in range(leaf.ndim)]
+            factor = factors[_axis(name) is not None]
+            clipped[name] = leaf * (factor.reshape(shape) if factor.ndim else factor)
         return unflatten(clipped, updates), state
 
     return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
 
 
-def _task_axes(tree: Any) -> dict[str, int | None]:
-    """`{name: axis of tasks}` of the groups that train; None in the backbone, which they share."""
-    return {
-        name: task_axis(name.removeprefix(_START)) if name.startswith(_START) else None
-        for name in flatten(tree)
-    }
+def _axis(name: str) -> int | None:
+    """A leaf's axis of tasks; None in the backbone, which they share."""
+    return task_axis(name.removeprefix(_START)) if name.startswith(_START) else None
 
 
 def _num_tasks(tree: Any) -> int:
     """How many tasks the bank has whose prompts are among the groups that train."""
-    axes = _task_axes(tree)
-    return max(
-        (leaf.shape[axes[name]] for name, leaf in flatten(tree).items() if axes[name] is not None),
-        default=1,
-    )
+    axes = ((leaf, _axis(name)) for name, leaf in flatten(tree).items())
+    return max((leaf.shape[axis] for leaf, axis in axes if axis is not None), default=1)
 
 
 def _mask(shape: tuple[int, ...], axis: int | None, sizes: np.ndarray) -> jax.Array:

@@ -95,13 +95,12 @@ def test_decay_spares_norms_factors_and_biases() -> None:
     ("decay", "expected"),
     [
         ("constant", {0: 0.0, 5: 0.5, 10: 1.0, 60: 1.0, 110: 1.0}),
-        ("linear", {0: 0.0, 5: 0.5, 10: 1.0, 60: 0.55, 110: 0.1, 200: 0.1}),
-        ("cosine", {5: 0.5, 10: 1.0, 60: 0.55, 35: 0.1 + 0.45 * (1 + math.cos(math.pi / 4))}),
-        ("rsqrt", {5: 0.5, 10: 1.0, 40: 0.5, 160: 0.25}),
+        ("linear", {0: 0.0, 5: 0.5, 10: 1.0, 60: 0.5, 110: 0.0, 200: 0.0}),
+        ("cosine", {5: 0.5, 10: 1.0, 60: 0.5, 35: 0.5 * (1 + math.cos(math.pi / 4))}),
     ],
 )
 def test_schedules(decay: str, expected: dict[int, float]) -> None:
-    schedule = warmup_schedule(1.0, warmup_steps=10, decay=decay, total_steps=110, final_rate=0.1)
+    schedule = warmup_schedule(1.0, warmup_steps=10, decay=decay, total_steps=110)
     for step, rate in expected.items():
         assert float(schedule(jnp.asarray(step))) == pytest.approx(rate, abs=1e-6), step
 
