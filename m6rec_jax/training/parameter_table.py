@@ -152,7 +152,9 @@ def count_parameters(
                     for name, leaf in leaves
                 )
                 count = sum(math.prod(leaf.shape) for _, leaf in leaves)
-                nonzero = present and sum(int(jnp.count_nonzero(present[n])) for n, _ in leaves)
+                nonzero = None
+                if present is not None:
+                    nonzero = sum(int(jnp.count_nonzero(present[name])) for name, _ in leaves)
                 trains = trainable == "all" or part == PROMPTS
                 groups.append(Group(part, row, count, size, trains, nonzero))
 
