@@ -3,9 +3,9 @@
     BANK/                      `bank.folder.BankFolder`
       ctr/                     one folder per task, complete by itself
         prompts/               its tensors, an Orbax item
-        manifest.json          whose they are and what they fit: `bank.manifest`
+        manifest.json          whose they are and what they fit: `bank.folder`
       genres/
 
 `bank.export` takes tasks out of a training run. `bank.loading` opens a folder with its backbone as
-a `bank.loaded.LoadedBank`, which commands serve.
+a `bank.loading.LoadedBank`, which commands serve.
 """

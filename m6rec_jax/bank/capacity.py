@@ -27,8 +27,8 @@ def _settings(kind: str) -> dict[str, Any]:
     }
 
 
-_SIZES, _SETS, _SHARED = (_settings(kind) for kind in ("size", "set", "shared"))
-_ROOM = (*_SIZES, *_SETS, *_SHARED)
+_SIZES, _SETS, SHARED = (_settings(kind) for kind in ("size", "set", "shared"))
+_ROOM = (*_SIZES, *_SETS, *SHARED)
 
 
 @gin.configurable
@@ -43,9 +43,9 @@ class BankCapacity:
 
     Args:
       num_tasks: None: twice as many as there are, at least 8.
-      adapters_late_only: True refuses tasks that change early layers or, by an update of the
-        embedding or by pooling, what these read. None: where all tasks that change layers change
-        late ones only.
+      adapters_late_only: False leaves room for tasks that change early layers or, by an update of
+        the embedding or by pooling, what these read; where all that are there change late layers
+        only, there is none.
       room: settings of `PromptConfig`. Sizes: `num_prompts`, `num_options`, `adapter_rank`,
         `lora_rank`, `embedding_rank`, `pooling_rank`, `retrieval_dim`, `num_segment_embeddings`.
         What tasks may have: `lora_targets`, `ia3_targets`, `special_token_ids`. What all have in
@@ -86,40 +86,26 @@ class BankCapacity:
         room: dict[str, Any] = {
             name: max((getattr(task, name) for task in tasks), default=0) for name in _SIZES
         }
-        for name, method in (_SETS | _SHARED).items():
+        for name, method in (_SETS | SHARED).items():
             used = [getattr(task, name) for task in tasks if method.used(task)]
             if used:
-                room[name] = used[0] if name in _SHARED else _union(name, used)
+                room[name] = used[0] if name in SHARED else _union(name, used)
         room |= self.room
         room |= {"num_tasks": num_tasks, "head": "linear" if room["num_options"] else "none"}
         # What gin binds is of a run that is trained in this process, or read beside the bank.
         config = PromptConfig(**(default_settings(PromptConfig) | room))
-        return dataclasses.replace(config, adapters_late_only=self._late_only(config, tasks))
-
-    def _late_only(self, room: PromptConfig, tasks: Sequence[PromptConfig]) -> bool:
-        early = [
-            f"{name} = {getattr(room, name)}"
-            for name, method in _SIZES.items()
-            if method.in_early_layers and method.used(room)
-        ]
-        if self.adapters_late_only and early:
-            raise ConfigError(
-                "BankCapacity.adapters_late_only = True, but there is room for, or a task with, "
-                f"what changes early layers, too ({', '.join(early)}): set it to False, or leave "
-                "those tasks out"
-            )
-        if self.adapters_late_only is not None:
-            return self.adapters_late_only
-        in_layers = [task for task in tasks if task.in_layers]
-        late = bool(in_layers) and all(task.adapters_late_only for task in in_layers)
-        return late and not early
+        early = any(method.in_early_layers and method.used(config) for method in METHODS)
+        in_layers = [task.adapters_late_only for task in tasks if task.in_layers]
+        late_only = (
+            self.adapters_late_only is not False and not early and any(in_layers) and all(in_layers)
+        )
+        return dataclasses.replace(config, adapters_late_only=late_only)
 
 
 def _union(name: str, used: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
     """All values, in the order of the known ones."""
-    values = {value for own in used for value in own}
     known = PromptConfig.__dataclass_fields__[name].metadata.get("known")
-    return tuple(sorted(values, key=known.index if known else None))
+    return tuple(sorted(set().union(*used), key=known.index if known else None))
 
 
 def check_capacity(task: ModelConfig, bank: ModelConfig, name: str) -> None:
@@ -128,27 +114,18 @@ def check_capacity(task: ModelConfig, bank: ModelConfig, name: str) -> None:
     Raises:
       ConfigError: naming what is too small.
     """
-    own, room = task.prompts, bank.prompts
-    if small := [size for size in _SIZES if getattr(own, size) > getattr(room, size)]:
-        sizes = ", ".join(f"{size} = {getattr(own, size)}" for size in small)
-        there = ", ".join(str(getattr(room, size)) for size in small)
-        raise ConfigError(
-            f"'{name}' has {sizes}, but the bank was loaded with room for {there}: raise "
-            + ", ".join(f"BankCapacity.{size}" for size in small)
-        )
+    needed, room = task.prompts, bank.prompts
+    lacking = {s for s in _SIZES if getattr(needed, s) > getattr(room, s)}
     for setting, method in _SETS.items():
-        known = getattr(room, setting)
-        wanted = getattr(own, setting) if method.used(own) else ()
-        missing = sorted(set(wanted) - set(known), key=str)
-        if missing:
-            raise ConfigError(
-                f"'{name}' has {missing} among its {setting}, but the bank was loaded for "
-                f"{list(known)}: set BankCapacity.{setting}"
-            )
-    late_only_matters = own.in_layers and bank.late_layers_start > 0
-    if late_only_matters and room.adapters_late_only and not own.adapters_late_only:
+        if method.used(needed) and not set(getattr(needed, setting)) <= set(getattr(room, setting)):
+            lacking.add(setting)
+    if needed.in_layers and bank.late_layers_start and not needed.adapters_late_only:
+        lacking |= {"adapters_late_only"} if room.adapters_late_only else set()
+    if lacking:
+        has = ", ".join(
+            f"{setting} = {getattr(needed, setting)} (the bank: {getattr(room, setting)})"
+            for setting in sorted(lacking)
+        )
         raise ConfigError(
-            f"'{name}' changes early layers, but all tasks that the bank was loaded with change "
-            "late layers only (PromptConfig.adapters_late_only): set "
-            "BankCapacity.adapters_late_only = False"
+            f"'{name}' needs more than the bank was loaded with room for, {has}: set BankCapacity"
         )

@@ -12,11 +12,17 @@ from pathlib import Path
 import jax
 from etils import epath
 
-from m6rec_jax.bank.folder import MANIFEST_FILE, BankFolder, TaskPrompts, read_prompts
-from m6rec_jax.bank.manifest import PromptManifest, method_of
+from m6rec_jax.bank.folder import (
+    MANIFEST_FILE,
+    BankFolder,
+    PromptManifest,
+    TaskPrompts,
+    method_of,
+    read_prompts,
+)
 from m6rec_jax.checkpoints.fingerprint import backbone_fingerprint, fingerprint
 from m6rec_jax.checkpoints.location import locate, read_manifest
-from m6rec_jax.checkpoints.manifest import tensor_specs, warn_of_a_better_step
+from m6rec_jax.checkpoints.manifest import tensor_specs
 from m6rec_jax.checkpoints.trees import flatten
 from m6rec_jax.engine.model_folder import (
     calibrated,
@@ -100,13 +106,10 @@ def export_prompts(
       CheckpointError: no checkpoint, or a damaged one; it does not say which vocabulary it has.
       ConfigError: the run has no such task, or the task nothing of its own.
     """
-    location = locate(model_dir, step)
-    manifest = read_manifest(location)
+    manifest = read_manifest(locate(model_dir, step))
     if manifest.vocabulary_fingerprint is None:
-        raise CheckpointError(f"{location.folder} does not say which vocabulary it has")
-    if step is None:
-        warn_of_a_better_step(location.step, manifest)
-    settings = calibrated(read_settings(model_dir), model_dir, location.step)
+        raise CheckpointError(f"{model_dir} does not say which vocabulary it has")
+    settings = read_settings(model_dir)
     names = list(dict.fromkeys(tasks)) or sorted(settings.tasks)
     if not names:
         raise ConfigError(f"{model_dir} was trained on no task, so it has no prompts to take")
@@ -116,7 +119,8 @@ def export_prompts(
                 f"{model_dir} was not trained on '{name}'; its tasks: "
                 f"{', '.join(sorted(settings.tasks)) or 'none'}"
             )
-    restored = restore_model(model_dir, step=location.step)
+    restored = restore_model(model_dir, step=step)
+    settings = calibrated(settings, model_dir, restored.step)
     params = restored.variables["params"]
     backbone = {
         "backbone_fingerprint": backbone_fingerprint(params),
@@ -174,11 +178,10 @@ def _metrics(folder: epath.Path, task: str, step: int, num_tasks: int) -> dict[s
             line = json.loads(text)
             values |= line if line["step"] == step else {}
     metrics = {
-        name.removeprefix(VALIDATION): float(value)
+        name: float(value)
         for name, value in values.items()
         if name.startswith(VALIDATION) and value is not None and math.isfinite(value)
     }
-    prefix = f"{task}/"
-    of_task = {n.removeprefix(prefix): v for n, v in metrics.items() if n.startswith(prefix)}
-    chosen = of_task or (metrics if num_tasks == 1 else {})
-    return {f"{VALIDATION}{name}": value for name, value in chosen.items()}
+    prefix = f"{VALIDATION}{task}/"
+    of_task = {n.replace(prefix, VALIDATION): v for n, v in metrics.items() if n.startswith(prefix)}
+    return of_task or (metrics if num_tasks == 1 else {})

@@ -41,10 +41,10 @@ def add_commands(commands: Any) -> None:
 def run_prompts_list(args: argparse.Namespace) -> int:
     """the tasks of a bank"""
     from m6rec_jax.bank.folder import BankFolder
-    from m6rec_jax.bank.report import manifests_json, read_manifests, tasks_table
+    from m6rec_jax.bank.report import manifests_json, tasks_table
 
-    found = read_manifests(BankFolder(args.bank))
-    print(manifests_json(found) if args.json else tasks_table(found, args.bank))
+    found = BankFolder(args.bank).manifests()
+    print(manifests_json(found) if args.json else tasks_table(found))
     damaged = any(isinstance(manifest, CheckpointError) for manifest in found.values())
     return 1 if damaged else 0
 

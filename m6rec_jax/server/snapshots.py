@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from m6rec_jax.bank.loaded import LoadedBank
+from m6rec_jax.bank.loading import LoadedBank
 from m6rec_jax.engine.task_settings import TaskSettings, dialogue_part
 from m6rec_jax.errors import ConfigError, DataError, M6RecError
 from m6rec_jax.io.closest import did_you_mean

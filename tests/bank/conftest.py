@@ -13,8 +13,7 @@ import pytest
 from flax import linen as nn
 
 from m6rec_jax.bank.capacity import BankCapacity
-from m6rec_jax.bank.folder import BankFolder, TaskPrompts
-from m6rec_jax.bank.manifest import PromptManifest, method_of
+from m6rec_jax.bank.folder import BankFolder, PromptManifest, TaskPrompts, method_of
 from m6rec_jax.checkpoints.fingerprint import backbone_fingerprint, fingerprint
 from m6rec_jax.checkpoints.manifest import RunDescription, tensor_specs
 from m6rec_jax.checkpoints.store import CheckpointStore

@@ -13,8 +13,7 @@ import pytest
 
 from m6rec_jax.bank import folder as folders
 from m6rec_jax.bank.export import add_prompts
-from m6rec_jax.bank.folder import BankFolder, TaskPrompts, read_prompts
-from m6rec_jax.bank.manifest import method_of
+from m6rec_jax.bank.folder import BankFolder, TaskPrompts, method_of, read_prompts
 from m6rec_jax.cli import main
 from m6rec_jax.errors import CheckpointError, ConfigError, DataError
 from m6rec_jax.io.locks import locked_folder

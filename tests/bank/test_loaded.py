@@ -15,8 +15,7 @@ import pytest
 
 from m6rec_jax.bank.capacity import BankCapacity
 from m6rec_jax.bank.folder import TaskPrompts
-from m6rec_jax.bank.loaded import LoadedBank
-from m6rec_jax.bank.loading import load_bank
+from m6rec_jax.bank.loading import LoadedBank, load_bank
 from m6rec_jax.checkpoints.trees import flatten
 from m6rec_jax.engine.candidates.scoring import Scorer
 from m6rec_jax.engine.decoding.generation import TextRequest
@@ -229,8 +228,6 @@ def test_room_for_what_no_task_has_yet(
     assert BankCapacity().prompt_config([late]).adapters_late_only
     assert not BankCapacity(adapters_late_only=False).prompt_config([late]).adapters_late_only
     assert not BankCapacity(embedding_rank=1).prompt_config([late]).adapters_late_only
-    with pytest.raises(ConfigError, match=r"BankCapacity.adapters_late_only = True, .*rank = 2"):
-        BankCapacity(adapters_late_only=True).prompt_config([late, PromptConfig(embedding_rank=2)])
     assert not BankCapacity().prompt_config([late, PromptConfig(pooling_rank=1)]).adapters_late_only
     assert BankCapacity().prompt_config([]).adapter_activation == "gelu"
 
@@ -331,7 +328,7 @@ def test_what_does_not_fit_leaves_the_bank_as_it_was(
     for added, kind, message in (
         (["titles"], CheckpointError, r"titles/prompts is truncated or damaged"),
         (["nothing"], CheckpointError, "no task 'nothing'"),
-        (["genres"], ConfigError, r"num_options = 18, .* room for 0, 2, 2"),
+        (["genres"], ConfigError, r"num_options = 18 \(the bank: 2\)"),
         (["near"], ConfigError, "lora_rank = 3"),
         ([make_prompts(backbone, "x", scaled, small.settings, 1)], ConfigError, "ia3_targets"),
         ([all_prompts["probe"], all_prompts["ctr"]], ConfigError, "a task 'ctr' already"),

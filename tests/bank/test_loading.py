@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 
 from m6rec_jax.bank.folder import BankFolder, TaskPrompts
-from m6rec_jax.bank.loaded import LoadedBank
-from m6rec_jax.bank.loading import load_with_bank
+from m6rec_jax.bank.loading import LoadedBank, load_with_bank
 from m6rec_jax.engine.candidates.likelihood import LikelihoodScorer
 from m6rec_jax.engine.candidates.scoring import Scorer
 from m6rec_jax.engine.decoding.generation import Generator, TextRequest

@@ -3,6 +3,7 @@
 import concurrent.futures
 import gc
 import json
+import os
 import shutil
 import threading
 import weakref
@@ -114,21 +115,53 @@ def test_replaced_under_load(swapped: tuple[Server, TestClient], own_folder: Pat
     assert PROGRAMS.made == programs
 
 
-def test_many_swaps_hold_one_snapshot(swapped: tuple[Server, TestClient], own_folder: Path) -> None:
-    """What was replaced leaves nothing behind on the devices."""
+def memory() -> int:
+    """Bytes of memory that this process holds."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+
+@pytest.mark.parametrize("swaps", [10, pytest.param(1000, marks=pytest.mark.slow)])
+def test_many_swaps_under_load_hold_one_snapshot(
+    swapped: tuple[Server, TestClient], own_folder: Path, swaps: int
+) -> None:
+    """What was replaced leaves nothing behind, on the devices or the host."""
     server, client = swapped
     body = request(3) | {"task": "ctr"}
+    stop = threading.Event()
+
+    def load() -> int:
+        answered = 0
+        while not stop.is_set():
+            answered += bool(post(client, "/v1/score", body))
+        return answered
+
+    def swap(number: int) -> list[weakref.ref[Service]]:
+        gone = []
+        for _ in range(number):
+            gone.append(weakref.ref(server.snapshots.current.service))
+            put(client, "prompts/ctr", {})
+        return gone
+
     post(client, "/v1/score", body)
     put(client, "prompts/ctr", {})
     gc.collect()
-    arrays, gone = len(jax.live_arrays()), []
-    for _ in range(10):
-        gone.append(weakref.ref(server.snapshots.current.service))
-        put(client, "prompts/ctr", {})
-        post(client, "/v1/score", body)
+    arrays = len(jax.live_arrays())
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        loads = [pool.submit(load) for _ in range(2)]
+        try:
+            gone = swap(swaps // 10)
+            before = memory()
+            gone += swap(swaps - len(gone))
+            grown = memory() - before
+        finally:
+            stop.set()
+        answered = sum(one.result(WAIT) for one in loads)
     gc.collect()
     assert not any(service() for service in gone)
     assert len(jax.live_arrays()) <= arrays
+    assert answered > swaps
+    print(f"{swaps} swaps, {answered} answers, {grown / 2**20:.1f} MiB more")
+    assert grown < 64 * 2**20
 
 
 def test_who_asked_before_is_answered_by_what_was_there(
