@@ -76,7 +76,7 @@ def open_catalogue(model: LoadedModel, index: str | Path) -> Catalogue:
             f"{index} was built of other texts than the catalogue has now: build it anew"
         )
     titles = [title_of(items[id_]) for id_ in found.ids]
-    return Catalogue(task, np.array(found.embeddings), found.ids, titles)
+    return Catalogue(task, np.array(found.search.embeddings), found.ids, titles)
 
 
 class Answered(NamedTuple):

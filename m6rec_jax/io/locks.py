@@ -7,6 +7,7 @@ import dataclasses
 import errno
 import json
 import logging
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,9 @@ def unfinished_folder(folder: Path, doing: str, made_of: list[Any]) -> Iterator[
     """Yields what becomes `folder` when the block ends; raises DataError as `locked_folder`."""
     path = folder.with_name(f"{folder.name}.unfinished")
     with locked_folder(path, doing):
+        if folder.exists():  # another process has finished it since this one looked
+            shutil.rmtree(path, ignore_errors=True)
+            raise DataError(f"another process was {doing}, which is there now")
         yield Unfinished(path, made_of)
         (path / _PROGRESS).unlink()
         path.rename(folder)

@@ -116,14 +116,3 @@ def test_what_is_no_number_has_no_rank(value):
         index.ranks(broken, np.array([[0], [1], [2]]))
     with pytest.raises(DataError, match="1 of 3 user vectors hold NaN"):
         index.top_k(broken, 2)
-
-
-def test_clear_errors():
-    index = CatalogueIndex(np.eye(3, dtype=np.float32))
-    users = np.eye(3, dtype=np.float32)[:2]
-    with pytest.raises(DataError, match="user 1 has seen an item outside the catalogue of 3"):
-        index.top_k(users, 1, [np.array([0]), np.array([3])])
-    with pytest.raises(DataError, match="1 lists of seen items for 2 users"):
-        index.top_k(users, 1, [np.array([0])])
-    with pytest.raises(DataError, match="target 5 is outside"):
-        index.ranks(users, np.array([[5], [0]]))

@@ -9,6 +9,7 @@ import pytest
 from m6rec_jax.engine.index.catalogue_index import NO_ITEM
 from m6rec_jax.engine.index.index_files import StoredIndex, open_index, write_index
 from m6rec_jax.errors import CheckpointError, DataError
+from m6rec_jax.io import locks
 from m6rec_jax.sharding import make_mesh
 
 TEXTS = {f"id {n}": f"text {n}" for n in range(23)}
@@ -172,11 +173,26 @@ def test_one_process_at_a_time_builds_an_index(tmp_path: Path) -> None:
     assert not (tmp_path / "index" / "lock").exists()
 
 
+def test_who_comes_when_another_has_just_finished_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locked = locks.locked_folder
+
+    def when_another_has_finished(folder: Path, doing: str) -> Any:
+        monkeypatch.setattr(locks, "locked_folder", locked)
+        build(tmp_path / "index")
+        return locked(folder, doing)
+
+    monkeypatch.setattr(locks, "locked_folder", when_another_has_finished)
+    with pytest.raises(DataError, match=r"another process was writing .*index"):
+        build(tmp_path / "index")
+    open_index(tmp_path / "index", "a")
+    assert [path.name for path in tmp_path.iterdir()] == ["index"]
+
+
 def test_damage_and_absence(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="has no manifest"):
         open_index(tmp_path, "a")
-    with pytest.raises(DataError, match="the catalogue is empty"):
-        build(tmp_path / "other", {})
     content = bytearray((folder / "embeddings.npy").read_bytes())
     content[-1] ^= 1
     (folder / "embeddings.npy").write_bytes(content)

@@ -58,7 +58,7 @@ class CatalogueIndex:
       mesh: split the items over all its devices; None: the default device.
 
     Attributes:
-      num_items: of the catalogue.
+      embeddings, num_items: of the catalogue.
 
     Raises:
       DataError: vectors that hold NaN or infinity.
@@ -66,15 +66,12 @@ class CatalogueIndex:
 
     def __init__(self, embeddings: np.ndarray, mesh: Mesh | None = None) -> None:
         _check_finite("item", embeddings)
-        self._embeddings, self.num_items = embeddings, len(embeddings)
+        self.embeddings, self.num_items = embeddings, len(embeddings)
         self._mesh = mesh or make_mesh(1, 1, 1, devices=jax.local_devices()[:1])
         missing = -self.num_items % self._mesh.size
         filled = np.pad(np.asarray(embeddings, np.float32), ((0, missing), (0, 0)))
-        self._items = jax.make_array_from_callback(
-            filled.shape,
-            NamedSharding(self._mesh, PartitionSpec(MESH_AXES)),
-            lambda index: filled[index],
-        )
+        split = NamedSharding(self._mesh, PartitionSpec(MESH_AXES))
+        self._items = jax.make_array_from_callback(filled.shape, split, filled.__getitem__)
 
     def top_k(
         self,
@@ -92,8 +89,7 @@ class CatalogueIndex:
           batch_sizes: numbers of users to pad to, ascending, so that few programs are compiled.
 
         Raises:
-          DataError: users that hold NaN or infinity, another number of users in `seen`, or an item
-            outside the catalogue.
+          DataError: users that hold NaN or infinity.
         """
         k = min(k, self.num_items)
         ids, scores = np.zeros((len(users), k), np.int32), np.zeros((len(users), k), np.float32)
@@ -121,7 +117,7 @@ class CatalogueIndex:
         """
         result = np.full(ids.shape, -np.inf, np.float32)
         there = np.nonzero(ids != NO_ITEM)
-        vectors = self._embeddings[ids[there]]
+        vectors = self.embeddings[ids[there]]
         result[there] = np.einsum("nr,nr->n", vectors, users[there[0]])
         return result
 
@@ -140,12 +136,8 @@ class CatalogueIndex:
           int64 `[users, m]`, as `m6rec_jax.metrics.ranking` reads them.
 
         Raises:
-          DataError: as in `top_k`, or a target outside the catalogue.
+          DataError: as in `top_k`.
         """
-        if targets.size and int(targets.max()) >= self.num_items:
-            raise DataError(
-                f"target {int(targets.max())} is outside the catalogue of {self.num_items} items"
-            )
         ranks = np.zeros(targets.shape, np.int64)
         for rows, part, excluded in self._batches(users, seen, BATCH_SIZES):
             wanted = np.full((len(part), targets.shape[1]), -1, np.int32)
@@ -159,10 +151,8 @@ class CatalogueIndex:
     ) -> Iterator[tuple[slice, Array, Array]]:
         """Which users, their vectors and excluded items, padded to one of the sizes."""
         _check_finite("user", users)
-        seen = [np.zeros(0, np.int64)] * len(users) if seen is None else seen
-        _check_seen(seen, len(users), self.num_items)
         # With repeats a list may be longer than the catalogue.
-        seen = [np.unique(own) if len(own) > self.num_items else own for own in seen]
+        seen = [np.unique(items) for items in ([()] * len(users) if seen is None else seen)]
         longest = max(map(len, seen), default=0)
         width = smallest_that_fits(longest, excluded_widths(self.num_items))
         outside = self._items.shape[0]
@@ -174,8 +164,8 @@ class CatalogueIndex:
             part = np.zeros((size, users.shape[1]), np.float32)
             part[: rows.stop - start] = users[rows]
             excluded = np.full((size, width), outside, np.int32)
-            for row, items in zip(excluded, seen[rows], strict=False):
-                row[: len(items)] = items
+            for user, items in enumerate(seen[rows]):
+                excluded[user, : len(items)] = items
             yield rows, jax.device_put(part), jax.device_put(excluded)
 
 
@@ -187,18 +177,6 @@ def _check_finite(what: str, vectors: np.ndarray) -> None:
             f"{bad.size} of {len(vectors)} {what} vectors hold NaN or infinity, the first at index "
             f"{bad[0]}: has training diverged?"
         )
-
-
-def _check_seen(seen: Sequence[np.ndarray], num_users: int, num_items: int) -> None:
-    """Raises DataError where seen items are not of these users, or not of the catalogue."""
-    if len(seen) != num_users:
-        raise DataError(f"{len(seen)} lists of seen items for {num_users} users")
-    for user, items in enumerate(seen):
-        if len(items) and not 0 <= np.min(items) <= np.max(items) < num_items:
-            raise DataError(
-                f"user {user} has seen an item outside the catalogue of {num_items} items: "
-                f"{np.min(items)} or {np.max(items)}"
-            )
 
 
 def excluded_widths(num_items: int) -> list[int]:

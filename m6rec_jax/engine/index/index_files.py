@@ -14,6 +14,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +22,6 @@ import pyarrow.parquet as pq
 from jax.sharding import Mesh
 
 from m6rec_jax.engine.computed_folder import (
-    BLOCK,
     ComputedManifest,
     read_manifest,
     write_folder,
@@ -41,16 +41,17 @@ class StoredIndex:
 
     Attributes:
       manifest: of its folder.
-      ids, index_of: id of each item; index of each id.
-      search: answers with indices.
-      embeddings: mapped from disk, float32 `[items, retrieval]`.
+      ids: of each item.
+      search: answers with places in `ids`.
     """
 
     manifest: ComputedManifest
     ids: Sequence[str]
-    index_of: Mapping[str, int]
     search: CatalogueIndex
-    embeddings: np.ndarray
+
+    @functools.cached_property
+    def _places(self) -> Mapping[str, int]:
+        return {id_: place for place, id_ in enumerate(self.ids)}
 
     def top_k(
         self,
@@ -60,8 +61,10 @@ class StoredIndex:
         batch_sizes: Sequence[int],
     ) -> TopK:
         """As `CatalogueIndex.top_k`, without the ids `excluded`, as far as the index has them."""
-        indices = ({self.index_of[id_] for id_ in ids if id_ in self.index_of} for ids in excluded)
-        seen = [np.fromiter(own, np.int64) for own in indices]
+        seen = [
+            np.array([self._places[id_] for id_ in ids if id_ in self._places], np.int64)
+            for ids in excluded
+        ]
         return self.search.top_k(users, k, seen, batch_sizes)
 
 
@@ -73,14 +76,13 @@ def write_index(
     model: str,
     task: str,
     dim: int,
-    block: int = BLOCK,
-    progress: bool = True,
+    **options: Any,
 ) -> ComputedManifest:
     """Embeds a catalogue into a new folder; goes on where a run that was killed stopped.
 
     Args:
       folder: see `write_folder`.
-      texts: id -> text of each item.
+      texts: id -> text of each item, at least one.
       embed: blocks of texts to float32 `[texts, dim]` each, in their order.
       model, task: see `ComputedManifest`.
       dim: width of the embeddings.
@@ -90,8 +92,6 @@ def write_index(
       DataError: there are no items; or as `write_folder`.
       CheckpointError, ConfigError: likewise.
     """
-    if not texts:
-        raise DataError("the catalogue is empty: there is nothing to embed")
     content, shape = catalogue_fingerprint(texts), [len(texts), dim]
     manifest = ComputedManifest(INDEX_COMMAND, model, content, task, "float32", len(texts), shape)
 
@@ -122,8 +122,7 @@ def open_index(folder: str | Path, model: str, *, mesh: Mesh | None = None) -> S
     manifest = read_manifest(folder := Path(folder), INDEX_COMMAND, model)
     ids = pq.read_table(folder / IDS).column("item_id").to_pylist()
     embeddings = np.load(folder / EMBEDDINGS, mmap_mode="r")
-    index_of = {id_: index for index, id_ in enumerate(ids)}
-    return StoredIndex(manifest, ids, index_of, CatalogueIndex(embeddings, mesh), embeddings)
+    return StoredIndex(manifest, ids, CatalogueIndex(embeddings, mesh))
 
 
 def catalogue_fingerprint(texts: Mapping[str, str]) -> str:

@@ -54,11 +54,8 @@ class ItemWords:
     def near(self, past: Sequence[Sequence[int] | np.ndarray]) -> sparse.csr_matrix:
         """Mean cosine of each item and a user's last five, the k-th last weighted 1/k.
 
-        Args:
-          past: per user, indices of items, oldest first; they themselves are among those found.
-
-        Returns:
-          float32 `[users, items]`, from 0 to 1; only items that share a word have an entry.
+        Of items per user, oldest first, which are themselves among those found: float32
+        `[users, items]`, from 0 to 1; only items that share a word have an entry.
         """
         last = [own[::-1][:_RECENT] for own in past]
         return self._cosines(last, [1.0 / np.arange(1, len(own) + 1) for own in last])

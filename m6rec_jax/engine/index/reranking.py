@@ -17,7 +17,6 @@ recommended what is popular, spread over kinds.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -98,7 +97,7 @@ class Reranker:
                 f"has {len(texts)}: they belong to different data"
             )
         self._co_occurrence, self._ease = co_occurrence, ease
-        self._depth, self._words = depth, ItemWords(texts)
+        self.depth, self._words = depth, ItemWords(texts)
         self._kinds = None if kinds is None else _memberships(kinds, len(texts))
         counts = np.pad(counts, (0, len(texts) - len(counts)))
         self.new, self._popularity = counts == 0, np.log1p(counts)
@@ -107,62 +106,54 @@ class Reranker:
         self._popular = popular[(self._offered & ~self.new)[popular]]
         self.weights = weights or UNLEARNT
 
-    @property
-    def depth(self) -> int:
-        """How many items each source adds, at most; the towers should find as many."""
-        return self._depth
-
     def rerank(
         self,
         past: Sequence[Sequence[int] | np.ndarray],
         seen: Sequence[Sequence[int] | np.ndarray],
         found: TopK,
         similarities: Similarities,
+        weights: RankingWeights | None = None,
     ) -> TopK:
         """All candidates, best first: as the towers found, and up to four times the depth more.
 
-        Arguments as of `candidates`.
+        Arguments as of `candidates`; `weights`: None: the reranker's.
 
         Returns:
           Items and their scores, weighted sums of their features; -inf at `NO_ITEM`.
         """
         ids, features = self.candidates(past, seen, found, similarities)
-        weights = self.weights.vector().astype(np.float32)
-        scores = np.where(ids == NO_ITEM, -np.inf, features @ weights).astype(np.float32)
+        vector = (weights or self.weights).vector().astype(np.float32)
+        scores = np.where(ids == NO_ITEM, -np.inf, features @ vector).astype(np.float32)
         if self._kinds is not None:
-            number = max(self._depth, found.ids.shape[1])
+            number = max(self.depth, found.ids.shape[1])
             for row, (had, out) in enumerate(zip(past, seen, strict=True)):
                 if not len(had):
-                    ids[row], scores[row] = self._without_past(
-                        self._kinds, out, number, ids.shape[1]
-                    )
+                    ids[row], scores[row] = NO_ITEM, -np.inf
+                    popular, values = self._without_past(self._kinds, out, number)
+                    ids[row, : len(popular)], scores[row, : len(popular)] = popular, values
         order = np.argsort(-scores, axis=1, kind="stable")
         return TopK(
             np.take_along_axis(ids, order, axis=1), np.take_along_axis(scores, order, axis=1)
         )
 
     def _without_past(
-        self, kinds: sparse.csr_matrix, out: Any, number: int, width: int
+        self, kinds: sparse.csr_matrix, out: Any, number: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Popular items that are not in `out`, and their scores.
-
-        Spread over kinds by D'Hondt's method: a number of them, where there are so many, and
-        `NO_ITEM` up to a width.
+        """Popular items that are not in `out`, spread over kinds by D'Hondt's method, and their
+        scores: a number of them, where there are so many.
         """
-        ids, scores = np.full(width, NO_ITEM, np.int64), np.full(width, -np.inf, np.float32)
         popular = self._popular[~np.isin(self._popular, np.asarray(out, np.int64))]
-        popular = popular[: 4 * self._depth]
-        popularity = self._popularity[popular]
+        popular = popular[: 4 * self.depth]
         has = kinds[popular].toarray()
         shares = has / np.maximum(1, has.sum(axis=1, keepdims=True))
-        before = np.zeros(len(popular))
-        for place in range(min(number, len(popular))):
-            values = popularity - np.log1p(before)
-            best = int(values.argmax())
-            ids[place], scores[place] = popular[best], values[best]
-            before += shares @ has[best]
-            before[best] = np.inf
-        return ids, scores
+        before, chosen, scores = np.zeros(len(popular)), list[int](), list[float]()
+        for _ in range(min(number, len(popular))):
+            values = self._popularity[popular] - np.log1p(before)
+            chosen.append(int(values.argmax()))
+            scores.append(values[chosen[-1]])
+            before += shares @ has[chosen[-1]]
+            before[chosen] = np.inf
+        return popular[chosen], np.array(scores)
 
     def candidates(
         self,
@@ -195,22 +186,19 @@ class Reranker:
             so.
         """
         new = self.new if masked is None else self.new | masked
-        related = [self._related(*pair, new) for pair in zip(past, seen, strict=True)]
-        by_words = {"words": self._words.near(past), "past_words": self._words.alike(past)}
-        for row, of_row in enumerate(related):
-            of_row |= {name: _row(matrix, row) for name, matrix in by_words.items()}
-        rows = zip(found.ids, seen, related, strict=True)
-        chosen = [self._chosen(*of_row, new) for of_row in rows]
-        ids = np.full((len(chosen), found.ids.shape[1] + 4 * self._depth), NO_ITEM, np.int64)
+        near, alike, places = self._words.near(past), self._words.alike(past), np.zeros(len(new))
+        chosen, told = [], []
+        for row, (had, out) in enumerate(zip(past, seen, strict=True)):
+            related = self._related(np.asarray(had, np.int64), np.asarray(out, np.int64), new)
+            related |= {"words": _row(near, row), "past_words": _row(alike, row)}
+            chosen.append(self._chosen(found.ids[row], np.asarray(out, np.int64), related, new))
+            told.append([_values(known, chosen[-1], places) for known in related.values()])
+        ids = np.full((len(chosen), found.ids.shape[1] + 4 * self.depth), NO_ITEM, np.int64)
         for row, items in enumerate(chosen):
             ids[row, : len(items)] = items
         there = ids != NO_ITEM
-        columns = {
-            name: np.concatenate(
-                [_values(r[name], items) for r, items in zip(related, chosen, strict=True)]
-            )
-            for name in (*_SOURCES, *_PAST, *by_words)
-        }
+        values = np.concatenate(told, axis=1)
+        columns = dict(zip((*_PAST, *_SOURCES, "words", "past_words"), values, strict=True))
         times, since = columns["times"], np.maximum(1, columns["since"])
         columns |= {
             "similarity": similarities(ids)[there],
@@ -225,72 +213,64 @@ class Reranker:
             "had_lately": (times > 0) / since,
             "offset": np.ones(len(times)),
         }
-        features = np.zeros((*ids.shape, len(KNOWN) + len(NEW)), np.float32)
         is_new = new[ids[there]]
-        values = [np.where(is_new, 0.0, columns[name]) for name in KNOWN]
-        values += [np.where(is_new, columns[name], 0.0) for name in NEW]
-        features[there] = np.stack(values, axis=1)
+        features = np.zeros((*ids.shape, len(KNOWN) + len(NEW)), np.float32)
+        features[there] = np.stack(
+            [np.where(is_new, 0.0, columns[name]) for name in KNOWN]
+            + [np.where(is_new, columns[name], 0.0) for name in NEW],
+            axis=1,
+        )
         return Candidates(ids, features)
 
-    def describe(self) -> dict[str, Any]:
-        """What the order depends on beside models and data, for JSON."""
-        return dataclasses.asdict(self.weights)
-
     def _related(
-        self, past: Sequence[int] | np.ndarray, out: Sequence[int] | np.ndarray, new: np.ndarray
+        self, past: np.ndarray, out: np.ndarray, new: np.ndarray
     ) -> dict[str, RelatedItems]:
-        """Items and what the past says of them, by `_SOURCES` without new ones and those in `out`,
-        and by `_PAST`, most often first, of equals what came last.
+        """Items and what the past says of them, by `_PAST`, most often first, of equals what came
+        last; and by `_SOURCES` without new ones and those in `out`.
         """
-        past, out = (np.asarray(items, np.int64) for items in (past, out))
+        items, first, times = np.unique(past[::-1], return_index=True, return_counts=True)
+        order = np.lexsort((first, -times))
+        by_past = times[order].astype(np.float64), first[order] + 1.0
+        related = {n: RelatedItems(items[order], v) for n, v in zip(_PAST, by_past, strict=True)}
         counted = self._co_occurrence.num_items
-        pair = past[past < counted], out[out < counted]
+        past, out = past[past < counted], out[out < counted]
         sources: Sequence[Callable[[np.ndarray, np.ndarray], RelatedItems]] = (
             self._co_occurrence.related,
             self._co_occurrence.followers,
             self._ease.related,
         )
-        items, first, times = np.unique(past[::-1], return_index=True, return_counts=True)
-        order = np.lexsort((first, -times))
-        numbers = times[order].astype(np.float64), first[order] + 1.0
-        related = {n: RelatedItems(items[order], v) for n, v in zip(_PAST, numbers, strict=True)}
         for name, source in zip(_SOURCES, sources, strict=True):
-            items, shares = source(*pair)
-            known = ~new[items]
-            related[name] = RelatedItems(items[known], shares[known])
+            items, shares = source(past, out)
+            related[name] = RelatedItems(items[~new[items]], shares[~new[items]])
         return related
 
     def _chosen(
         self,
         by_towers: np.ndarray,
-        out: Sequence[int] | np.ndarray,
+        out: np.ndarray,
         related: Mapping[str, RelatedItems],
         new: np.ndarray,
     ) -> np.ndarray:
         """A user's candidates: the towers', the best of other sources, and popular items."""
-        out = np.asarray(out, np.int64)
         by_words, similarity = related["past_words"]
-        left = ~np.isin(by_words, out)
-        by_words, similarity = by_words[left], similarity[left]
-        # Of equals those of smaller index.
-        by_words = by_words[np.lexsort((by_words, -similarity))]
         again = related["times"].items
         sources = (
             related["co_occurrence_share"].items,
             related["ease_sum"].items,
-            by_words,
-            again[~np.isin(again, out)],
+            by_words[np.lexsort((by_words, -similarity))],  # of equals those of smaller index
+            again,
         )
-        further = [items[self._offered[items]][: self._depth] for items in sources]
         ids = by_towers[by_towers != NO_ITEM]
+        further = []
+        for items in sources:
+            further.append(items[self._offered[items] & ~np.isin(items, out)][: self.depth])
         ids = np.concatenate([ids, np.setdiff1d(np.concatenate(further), ids)]).astype(np.int64)
-        missing = self._depth - len(ids)
+        missing = self.depth - len(ids)
         if missing <= 0:
             return ids
         # Without masks the first ones suffice: there are no new items among them.
-        popular = self._popular[: self._depth + len(out)] if new is self.new else self._popular
-        popular = popular[~new[popular]]
-        popular = popular[~np.isin(popular, np.concatenate([ids, out]))]
+        popular = self._popular[: self.depth + len(out)] if new is self.new else self._popular
+        popular = popular[~new[popular] & ~np.isin(popular, np.concatenate([ids, out]))]
         return np.concatenate([ids, popular[:missing]])
 
 
@@ -308,11 +288,9 @@ def _row(matrix: sparse.csr_matrix, row: int) -> RelatedItems:
     return RelatedItems(matrix.indices[own], matrix.data[own])
 
 
-def _values(known: RelatedItems, items: np.ndarray) -> np.ndarray:
-    """The shares of some items, 0 for others: float64 `[items]`."""
-    if not len(known.items):
-        return np.zeros(len(items))
-    order = np.argsort(known.items)
-    places = np.minimum(np.searchsorted(known.items, items, sorter=order), len(order) - 1)
-    places = order[places]
-    return np.where(known.items[places] == items, known.shares[places], 0.0)
+def _values(known: RelatedItems, items: np.ndarray, zeros: np.ndarray) -> np.ndarray:
+    """The shares of some items, 0 for others, float64 `[items]`; `zeros` `[all items]` stay so."""
+    zeros[known.items] = known.shares
+    values = zeros[items]
+    zeros[known.items] = 0.0
+    return values

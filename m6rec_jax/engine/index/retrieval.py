@@ -21,7 +21,6 @@ from m6rec_jax.engine.engine import Engine, EngineOptions, Variables, encoded_so
 from m6rec_jax.engine.index.catalogue_index import CatalogueIndex
 from m6rec_jax.engine.programs.runtime import in_buckets, read_back
 from m6rec_jax.engine.task_settings import TaskSettings
-from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.model import Encoded, M6Rec
 from m6rec_jax.text.layout import pad_batch
 from m6rec_jax.text.vocabulary import Vocabulary
@@ -64,9 +63,7 @@ class Retriever(Engine):
         return self._embed(histories, self.settings_of(tasks, len(histories)))
 
     def _embed(
-        self,
-        histories: Sequence[Sequence[str]],
-        settings: Sequence[TaskSettings],
+        self, histories: Sequence[Sequence[str]], settings: Sequence[TaskSettings]
     ) -> np.ndarray:
         sources = list(map(self._source_row, histories, settings))
         result = np.zeros((len(sources), self.model.config.prompts.retrieval_dim), np.float32)
@@ -108,15 +105,7 @@ class Retriever(Engine):
                 yield self._items(self.variables, self._runtime.place_shared(batch))
 
         # One vector per position: those of a whole catalogue would fill the device.
-        bar = progress_bar(
-            batches,
-            desc="embedding items",
-            unit=" batches",
-            delay=1.0,
-            leave=False,
-            disable=not self.options.progress,
-        )
-        for (*_, members), values in zip(bar, read_back(started()), strict=True):
+        for (*_, members), values in zip(batches, read_back(started()), strict=True):
             for k, member in enumerate(members):
                 ends = text_ends(item_rows[member]["decoder_block_ids"])
                 result[indices[member]] = values[k, ends]
