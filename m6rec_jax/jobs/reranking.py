@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -66,7 +67,7 @@ class RerankingAnswers(IndexHandler):
         )
 
     def describe(self) -> Mapping[str, Any]:
-        return {**super().describe(), "reranker": self._reranker.describe()}
+        return {**super().describe(), "reranker": dataclasses.asdict(self._reranker.weights)}
 
     def _ordered(
         self,

@@ -27,7 +27,6 @@ from m6rec_jax.engine.computed_folder import (
     write_folder,
 )
 from m6rec_jax.engine.index.catalogue_index import CatalogueIndex, TopK
-from m6rec_jax.errors import DataError
 
 INDEX_COMMAND = "m6rec index build"
 IDS, EMBEDDINGS = "ids.parquet", "embeddings.npy"
@@ -94,7 +93,6 @@ def write_index(
     """
     content, shape = catalogue_fingerprint(texts), [len(texts), dim]
     manifest = ComputedManifest(INDEX_COMMAND, model, content, task, "float32", len(texts), shape)
-
     ids = pa.table({"item_id": pa.array(list(texts), pa.string())})
     return write_folder(
         Path(folder),
@@ -104,8 +102,7 @@ def write_index(
         np.arange(1, len(texts) + 1),
         embed,
         {IDS: functools.partial(pq.write_table, ids)},
-        block=block,
-        progress=progress,
+        **options,
     )
 
 
