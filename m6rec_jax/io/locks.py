@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
 import json
 import logging
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
@@ -32,8 +31,7 @@ def locked_folder(folder: Path, doing: str) -> Iterator[None]:
       doing: what the folder is for, as in "preparing out/shop"; the error of the others names it.
 
     Raises:
-      DataError: another process has locked it.
-      OSError: it cannot be written to.
+      DataError: another process has locked it. OSError: it cannot be written to.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock: BaseFileLock = FileLock(folder / LOCK_FILE, blocking=False)
@@ -56,8 +54,7 @@ def locked_folder(folder: Path, doing: str) -> Iterator[None]:
         lock.release()
 
 
-@dataclasses.dataclass(frozen=True)
-class Unfinished:
+class Unfinished(NamedTuple):
     """A folder that is being written.
 
     Attributes:
@@ -70,10 +67,9 @@ class Unfinished:
 
     def done(self) -> int:
         """How much an earlier run has done; 0 where that was made of something else."""
-        if not (file := self.path / _PROGRESS).exists():
-            return 0
-        earlier = json.loads(file.read_bytes())
-        return int(earlier["done"]) if earlier["made_of"] == self.made_of else 0
+        file = self.path / _PROGRESS
+        earlier = json.loads(file.read_bytes()) if file.exists() else {}
+        return int(earlier["done"]) if earlier.get("made_of") == self.made_of else 0
 
     def record(self, done: int) -> None:
         """Keeps how much is done, for a later run."""
