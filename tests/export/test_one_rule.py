@@ -217,7 +217,7 @@ def test_predictions_of_a_part(world: World) -> None:
     assert evaluator.metrics(task, predictions)["share_of_cut_texts"] < 0.1  # longer than a row
 
 
-@pytest.mark.parametrize("format_", ["stablehlo", "saved_model", "litert"])
+@pytest.mark.parametrize("format_", ["saved_model", "litert"])
 def test_exports(world: World, format_: str, tmp_path: Path) -> None:
     if missing := formats.what_is_missing(format_):
         pytest.skip(missing)
@@ -226,11 +226,6 @@ def test_exports(world: World, format_: str, tmp_path: Path) -> None:
     asked = held_out.Asked(world.model, recorder, answered, ["cpu"], precision="float32")
     command.write_export(folder, format_, asked)
     agree(world, ASKED[format_](world, folder))
-
-
-def ask_stablehlo(world: World, folder: Path) -> list[np.ndarray]:
-    columns = [[row[name] for row in world.rows] for name in ("history", "candidates")]
-    return load_model(folder).scorer().score_requests(*columns, repeats=world.repeats)
 
 
 def ask_saved_model(world: World, folder: Path) -> list[np.ndarray]:
@@ -262,7 +257,6 @@ def ask_device(world: World, folder: Path) -> list[np.ndarray]:
 
 
 ASKED: dict[str, Callable[[World, Path], list[np.ndarray]]] = {
-    "stablehlo": ask_stablehlo,
     "saved_model": ask_saved_model,
     "litert": ask_device,
 }

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from m6rec_jax.model import M6Rec
-from m6rec_jax.objectives import classification_loss, language_modelling_loss, mean_loss, total_loss
+from m6rec_jax.objectives import mean_loss, total_loss
+from m6rec_jax.objectives.classification import classification_loss
+from m6rec_jax.objectives.language_modelling import language_modelling_loss
 from tests.objectives.conftest import CONFIG, Features, made
 
 DEEP = CONFIG.replace(num_decoder_layers=3, scan_unroll=1)
