@@ -20,7 +20,6 @@ from __future__ import annotations
 import difflib
 import inspect
 import io
-import logging
 import os
 import re
 import tokenize
@@ -36,7 +35,6 @@ from gin import config_parser
 from m6rec_jax.errors import ConfigError, first_line
 from m6rec_jax.io.closest import did_you_mean
 
-logger = logging.getLogger(__name__)
 # Macros that mean the same in all files, whether or not one mentions them.
 MACROS: Mapping[str, str] = {
     "MODEL": "the model: @M6Rec()",
@@ -59,10 +57,6 @@ _BARE_STRING = re.compile(r"[A-Za-z_./~][\w ./~:+=-]*")
 # Macros whose value is text, whatever it looks like: folders may be called 3 or "run (2)", and
 # begin with ~/.
 _OF_TEXT = re.compile(r"MODEL_DIR|DATASET|BANK|PREPARED|ITEMS|TEACHER|\w+_PATH")
-# Of runs that were started when these settings were there; they no longer do anything.
-_GONE = re.compile(
-    r"(.+\.)?(Step\.sentences|SentenceDistillation\.\w+|Start\.(soft_prompts|class_labels))"
-)
 _NOT_GIN = (SyntaxError, tokenize.TokenError, ValueError, TypeError)
 # How alike a name must be to one that exists to be a misspelling of it.
 _NEAR = 0.85
@@ -331,9 +325,6 @@ def _bind(statement: Any) -> None:
             raise ImportError("dynamic registration is for `python -m t5x.train` alone")
         gin.parse_config(statement.format())  # gin keeps the import for the dumped file
     elif isinstance(statement, config_parser.BindingStatement):
-        if _GONE.fullmatch(_name(statement)):
-            logger.warning("%s: %s is gone and does nothing", _place(statement), _name(statement))
-            return
         for part in gin_config._iterate_flattened_values(statement.value):
             if isinstance(part, gin_config._UnknownConfigurableReference):
                 _configurable(part.selector.rsplit("/", 1)[-1])

@@ -330,14 +330,6 @@ def test_not_text() -> None:
     assert "run.gin: cannot be read" in error(["run.gin"])
 
 
-def test_settings_that_are_gone_are_passed_over(caplog: pytest.LogCaptureFixture) -> None:
-    """They stand in the `config.gin` of earlier runs."""
-    gone = "Start.soft_prompts = 'random'\nStep.sentences = @SentenceDistillation()\n"
-    parse_config([write("run.gin", f"{gone}SentenceDistillation.encoder = %A\nA = 3\n")])
-    assert macro("A") == 3
-    assert caplog.text.count("is gone and does nothing") == 3
-
-
 def test_every_shipped_file_is_read() -> None:
     """With what it leaves open, on top of a model, a tuning method and a run."""
     root = Path(configuration.__file__).parents[1] / "gin_configs"

@@ -43,9 +43,8 @@ class BankCapacity:
 
     Args:
       num_tasks: None: twice as many as there are, at least 8.
-      adapters_late_only: False leaves room for tasks that change early layers or, by an update of
-        the embedding or by pooling, what these read; where all that are there change late layers
-        only, there is none.
+      adapters_late_only: True refuses tasks that change early layers or, by an update of the
+        embedding or by pooling, what these read. None: where all that are there change late ones.
       room: settings of `PromptConfig`. Sizes: `num_prompts`, `num_options`, `adapter_rank`,
         `lora_rank`, `embedding_rank`, `pooling_rank`, `retrieval_dim`, `num_segment_embeddings`.
         What tasks may have: `lora_targets`, `ia3_targets`, `special_token_ids`. What all have in
@@ -96,9 +95,12 @@ class BankCapacity:
         config = PromptConfig(**(default_settings(PromptConfig) | room))
         early = any(method.in_early_layers and method.used(config) for method in METHODS)
         in_layers = [task.adapters_late_only for task in tasks if task.in_layers]
-        late_only = (
-            self.adapters_late_only is not False and not early and any(in_layers) and all(in_layers)
-        )
+        if (late_only := self.adapters_late_only) and early:
+            raise ConfigError(
+                "BankCapacity.adapters_late_only = True, but a task or room changes early layers"
+            )
+        if late_only is None:
+            late_only = not early and any(in_layers) and all(in_layers)
         return dataclasses.replace(config, adapters_late_only=late_only)
 
 
@@ -119,13 +121,13 @@ def check_capacity(task: ModelConfig, bank: ModelConfig, name: str) -> None:
     for setting, method in _SETS.items():
         if method.used(needed) and not set(getattr(needed, setting)) <= set(getattr(room, setting)):
             lacking.add(setting)
-    if needed.in_layers and bank.late_layers_start and not needed.adapters_late_only:
-        lacking |= {"adapters_late_only"} if room.adapters_late_only else set()
+    if needed.in_layers and bank.late_layers_start and room.adapters_late_only:
+        lacking |= set() if needed.adapters_late_only else {"adapters_late_only"}
     if lacking:
         has = ", ".join(
             f"{setting} = {getattr(needed, setting)} (the bank: {getattr(room, setting)})"
             for setting in sorted(lacking)
         )
         raise ConfigError(
-            f"'{name}' needs more than the bank was loaded with room for, {has}: set BankCapacity"
+            f"'{name}' needs more room than the bank was loaded with, {has}: set it in BankCapacity"
         )

@@ -130,13 +130,12 @@ class LoadedBank(LoadedModel):
             for size, values in sizes.items():
                 values[settings[name].task_id] = getattr(manifest.prompts, size)
         mesh = jax.tree.leaves(self.backbone.params)[0].sharding.mesh
-        placed = {"bank": jax.device_put(sizes, replicated(mesh))}
         return dataclasses.replace(
             self,
             variables={
                 "params": self.backbone.params,
                 "prompts": nested(stacked),
-                SIZES_COLLECTION: placed,
+                SIZES_COLLECTION: {"bank": jax.device_put(sizes, replicated(mesh))},
             },
             settings=dataclasses.replace(self.settings, tasks=settings),
             manifests=manifests,
@@ -263,17 +262,16 @@ def load_bank(
         config = config.replace(**{name: getattr(first, name) for name in WHAT})
     room = (capacity or BankCapacity()).prompt_config([p.manifest.prompts for p in read])
     lengths: list[Any] = [p.manifest.settings for p in read] or [read_settings(backbone)]
-    settings = InferenceSettings(
+    longest = (
         max(one.source_length or 0 for one in lengths),
         max(one.target_length or 0 for one in lengths),
     )
-    longest = settings.source_length, settings.target_length
     model = M6Rec(config.replace(prompts=room))
     empty = LoadedBank(
         model=model,
         variables={},
         vocabulary=vocabulary,
-        settings=settings,
+        settings=InferenceSettings(*longest),
         step=location.step,
         backbone=Backbone(model, params, Runtime(mesh, rules), *longest),
         backbone_fingerprint=fingerprints["backbone_fingerprint"],

@@ -43,9 +43,9 @@ def run_prompts_list(args: argparse.Namespace) -> int:
     from m6rec_jax.bank.folder import BankFolder
     from m6rec_jax.bank.report import manifests_json, tasks_table
 
-    found = BankFolder(args.bank).manifests()
-    print(manifests_json(found) if args.json else tasks_table(found))
-    damaged = any(isinstance(manifest, CheckpointError) for manifest in found.values())
+    manifests = BankFolder(args.bank).manifests()
+    print(manifests_json(manifests) if args.json else tasks_table(manifests))
+    damaged = any(isinstance(manifest, CheckpointError) for manifest in manifests.values())
     return 1 if damaged else 0
 
 

@@ -195,16 +195,16 @@ def scored(items: Iterable[Item], scores: np.ndarray) -> list[ScoredItem]:
 
 
 def grouped(
-    asked: Sequence[T], key: Callable[[T], K], answer: Callable[[K, list[T]], Sequence[R]]
+    requests: Sequence[T], key: Callable[[T], K], answer: Callable[[K, list[T]], Sequence[R]]
 ) -> list[R]:
     """Answers, in order, of what is answered together where its key is equal."""
     places: dict[K, list[int]] = {}
-    for place, one in enumerate(asked):
-        places.setdefault(key(one), []).append(place)
-    found: dict[int, R] = {}
-    for own, members in places.items():
-        found.update(zip(members, answer(own, [asked[i] for i in members]), strict=True))
-    return [found[place] for place in range(len(asked))]
+    for place, request in enumerate(requests):
+        places.setdefault(key(request), []).append(place)
+    answers: dict[int, R] = {}
+    for of_key, members in places.items():
+        answers.update(zip(members, answer(of_key, [requests[i] for i in members]), strict=True))
+    return [answers[place] for place in range(len(requests))]
 
 
 def excluded_ids(request: Request, exclude_seen: bool) -> list[str]:

@@ -74,12 +74,12 @@ class RerankingAnswers(IndexHandler):
         requests: Sequence[Request],
         excluded: Sequence[Sequence[str]],
         users: np.ndarray,
-        found: TopK,
+        hits: TopK,
     ) -> Iterator[tuple[list[str], np.ndarray]]:
         best = self._reranker.rerank(
             [self._places(item.id for _, item in one.history) for one in requests],
             [self._places(ids) for ids in excluded],
-            TopK(np.where(found.ids >= 0, self._of_found[found.ids], found.ids), found.scores),
+            TopK(np.where(hits.ids >= 0, self._of_found[hits.ids], hits.ids), hits.scores),
             lambda items: self._index.search.similarities(
                 users, np.where(items >= 0, self._in_index[items], items)
             ),

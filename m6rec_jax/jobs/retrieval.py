@@ -401,8 +401,8 @@ class IndexHandler(Handler):
     def _search(self, requests: Sequence[Request], users: np.ndarray) -> list[Answer]:
         """Answers requests of users `[requests, retrieval]`."""
         excluded = [excluded_ids(request, self._hides_seen) for request in requests]
-        found = self._index.top_k(users, self._depth, excluded, self.resources.batch_sizes)
-        lists = self._ordered(requests, excluded, users, found)
+        hits = self._index.top_k(users, self._depth, excluded, self.resources.batch_sizes)
+        lists = self._ordered(requests, excluded, users, hits)
         return [
             self._listed(ids, scores, request.k or self.default_k)
             for request, (ids, scores) in zip(requests, lists, strict=True)
@@ -413,7 +413,7 @@ class IndexHandler(Handler):
         requests: Sequence[Request],
         excluded: Sequence[Sequence[str]],
         users: np.ndarray,
-        found: TopK,
+        hits: TopK,
     ) -> Iterator[tuple[list[str], np.ndarray]]:
         """Ids of the items for each request, best first, and their scores, which may go on.
 
@@ -421,10 +421,10 @@ class IndexHandler(Handler):
           requests: of this task.
           excluded: of each request, ids that must not come.
           users: their vectors, `[requests, retrieval]`.
-          found: each request's nearest items, as places in the index, best first.
+          hits: each request's nearest items, as places in the index, best first.
         """
         del requests, excluded, users
-        for items, scores in zip(found.ids, found.scores, strict=True):
+        for items, scores in zip(hits.ids, hits.scores, strict=True):
             yield [self._index.ids[item] for item in items[items >= 0]], scores
 
     def _listed(self, ids: Sequence[str], scores: np.ndarray, k: int) -> Answer:
@@ -484,12 +484,12 @@ class EmbeddingsJob(Job):
         return {"user": user_embeddings(model, variables, features)}
 
     def predict(self, evaluation: Evaluation) -> EmbeddingPredictions:
-        found = evaluation.outputs()
+        outputs = evaluation.outputs()
         texts = evaluation.data.prepared().catalogue().texts
         return EmbeddingPredictions(
-            found["user_ids"][:, 0].astype(np.int64),
-            found["user"],
-            pad_targets(found["decoder_item_ids"]),
+            outputs["user_ids"][:, 0].astype(np.int64),
+            outputs["user"],
+            pad_targets(outputs["decoder_item_ids"]),
             evaluation.retriever().embed_items(texts),
         )
 

@@ -83,10 +83,10 @@ def _attend(
     exponentials = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True)).astype(query.dtype)
     # Summed as rounded, so that the weights of a query add up to 1 exactly.
     normaliser = jnp.sum(exponentials.astype(jnp.float32), axis=-1, keepdims=True)
-    held = jnp.where(here, 0, exponentials) if new else exponentials
-    out = _product("bhqk,bhkd->bhqd", held, value)
+    of_cache = jnp.where(here, 0, exponentials) if new else exponentials
+    out = _product("bhqk,bhkd->bhqd", of_cache, value)
     if new:
-        weight = jnp.sum(exponentials - held, axis=-1, keepdims=True)
+        weight = jnp.sum(exponentials - of_cache, axis=-1, keepdims=True)
         out += _product("bhqk,bhkd->bhqd", weight, new[2])
     return out / normaliser, exponentials, normaliser
 

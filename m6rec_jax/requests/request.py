@@ -143,7 +143,7 @@ class RequestParser:
         event = record_type({"item": item, "time": Any} | value, ["item"], f"Event-{spec.name}")
         user = str | user if set(spec.users.columns) == {TEXT} else user
         event = str | event if self._item_texts else event
-        # For descriptions of what requests hold.
+        # What requests hold, for descriptions; `reads`: the names of what is read.
         self.types = {"User": user, "Event": event, "Item": item, "Statistics": given}
         row: dict[str, Any] = {
             "user": user,
@@ -160,7 +160,7 @@ class RequestParser:
             row[fields.about] = item
         if fields.text is not None:
             row = {fields.text: _Text}
-        self._row = record_type(row, {fields.candidates, fields.text})
+        self.reads, self._row = row.keys(), record_type(row, {fields.candidates, fields.text})
 
     def parse(self, row: Mapping[str, Any], *, strict: bool = False) -> Request:
         """Makes a request of a row; where it is not `strict`, words may stand for numbers.

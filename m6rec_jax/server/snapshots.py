@@ -156,19 +156,23 @@ class Snapshot:
     def _further_pairs(self) -> Iterator[tuple[str, str]]:
         """Tasks and the jobs that they can be asked for beside what they are for."""
         for name, job in all_jobs().items():
-            if not job.answers() or (
-                job.on_request and name not in self._jobs and not self.named(name)
-            ):
+            is_wanted = not job.on_request or name in self._jobs or self.named(name)
+            if not (job.answers() and is_wanted):
                 continue
+            pairs, reasons = list[tuple[str, str]](), list[str]()
             for task, settings in self.tasks.items():
                 if settings.kind == name or not job.may_be_asked_of(settings):
                     continue
                 try:
                     self.service.handler(task, name)
-                    yield task, name
+                    pairs.append((task, name))
                 except (ConfigError, DataError) as error:  # such as data without co-occurrence
-                    level = logging.WARNING if name in self._jobs else logging.INFO
-                    log.log(level, "'%s' cannot be asked for %s: %s", task, name, error)
+                    reasons.append(f"'{task}' cannot be asked for {name}: {error}")
+            if reasons and name in self._jobs and not pairs:
+                raise ConfigError("; ".join(reasons))
+            for reason in reasons:
+                log.log(logging.WARNING if name in self._jobs else logging.INFO, "%s", reason)
+            yield from pairs
 
 
 def parsed(row: Mapping[str, Any], handler: Handler) -> Request:
@@ -177,11 +181,11 @@ def parsed(row: Mapping[str, Any], handler: Handler) -> Request:
     Raises:
       RejectedRow: as `RequestParser.parse`, and where a field is none of the data set's.
     """
-    told = {name: value for name, value in row.items() if value is not None}
-    request = handler.parser.parse({"history": [], "time": time.time(), **told}, strict=True)
+    given = {name: value for name, value in row.items() if value is not None}
+    request = handler.parser.parse({"history": [], "time": time.time(), **given}, strict=True)
     check_known(request.ignored, handler)
-    for name in {"candidates", "about"} & told.keys():  # also where this task does not read them
-        items = told[name] if name == "candidates" else [told[name]]
+    for name in {"candidates", "about"} & given.keys() - handler.parser.reads:
+        items = given[name] if name == "candidates" else [given[name]]
         converted(items, handler.parser.items_type, name, strict=True)
     return request
 
@@ -231,9 +235,7 @@ class Snapshots:
         self._current = Snapshot(service, 1, self._jobs)
 
     def put_data(self, data: Mapping[str, Any]) -> Snapshot:
-        """Reads catalogue, statistics and indexes anew, see `Resources.changed`; raises ApiError
-        (409) where they do not fit: nothing has changed then.
-        """
+        """As `Resources.changed`; raises ApiError (409) where data do not fit: nothing changes."""
         return self._swap("data", lambda service: service.changed(data=data))
 
     def change_prompts(
@@ -268,13 +270,11 @@ class Snapshots:
             old = self.current
             try:
                 new = Snapshot(change(old.service), old.version + 1, self._jobs)
-                lost = sorted(
-                    f"'{task}' for {job}" for task, job in old.handlers.keys() - new.handlers.keys()
-                )
+                gone = old.handlers.keys() - new.handlers.keys()
+                lost = sorted(f"'{task}' for {job}" for task, job in gone)
                 if lost and what == "data":
                     raise ConfigError(f"with these data nobody could ask {', '.join(lost)}")
-            # Such as a name that no file may have.
-            except (M6RecError, OSError, ValueError) as error:
+            except (M6RecError, OSError, ValueError) as error:  # a name that no file may have
                 raise ApiError(409, "cannot_be_changed", str(error)) from error
             self._current = new
             self._swapped(what)

@@ -143,7 +143,7 @@ class Service(Resources):
           DataError: the model answers with NaN.
         """
         return grouped(
-            accepted, lambda one: one.handler.group, lambda _, own: own[0].handler.answer(own)
+            accepted, lambda one: one.handler.group, lambda _, part: part[0].handler.answer(part)
         )
 
     def handler(self, task: str, job: str) -> Handler:

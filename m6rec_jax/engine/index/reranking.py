@@ -187,18 +187,18 @@ class Reranker:
         """
         new = self.new if masked is None else self.new | masked
         near, alike, places = self._words.near(past), self._words.alike(past), np.zeros(len(new))
-        chosen, told = [], []
+        chosen, values = [], []
         for row, (had, out) in enumerate(zip(past, seen, strict=True)):
             related = self._related(np.asarray(had, np.int64), np.asarray(out, np.int64), new)
             related |= {"words": _row(near, row), "past_words": _row(alike, row)}
             chosen.append(self._chosen(found.ids[row], np.asarray(out, np.int64), related, new))
-            told.append([_values(known, chosen[-1], places) for known in related.values()])
+            values.append([_values(one, chosen[-1], places) for one in related.values()])
         ids = np.full((len(chosen), found.ids.shape[1] + 4 * self.depth), NO_ITEM, np.int64)
         for row, items in enumerate(chosen):
             ids[row, : len(items)] = items
         there = ids != NO_ITEM
-        values = np.concatenate(told, axis=1)
-        columns = dict(zip((*_PAST, *_SOURCES, "words", "past_words"), values, strict=True))
+        names = (*_PAST, *_SOURCES, "words", "past_words")
+        columns = dict(zip(names, np.concatenate(values, axis=1), strict=True))
         times, since = columns["times"], np.maximum(1, columns["since"])
         columns |= {
             "similarity": similarities(ids)[there],
@@ -288,9 +288,9 @@ def _row(matrix: sparse.csr_matrix, row: int) -> RelatedItems:
     return RelatedItems(matrix.indices[own], matrix.data[own])
 
 
-def _values(known: RelatedItems, items: np.ndarray, zeros: np.ndarray) -> np.ndarray:
+def _values(related: RelatedItems, items: np.ndarray, zeros: np.ndarray) -> np.ndarray:
     """The shares of some items, 0 for others, float64 `[items]`; `zeros` `[all items]` stay so."""
-    zeros[known.items] = known.shares
+    zeros[related.items] = related.shares
     values = zeros[items]
-    zeros[known.items] = 0.0
+    zeros[related.items] = 0.0
     return values

@@ -85,7 +85,7 @@ def write_segments(
     """
     by_hash = {_hash(tokens.astype(np.int32).tobytes()): tokens for tokens in candidates}
     hashes = sorted(by_hash)
-    entries = [by_hash[own] for own in hashes]
+    entries = [by_hash[key] for key in hashes]
     lengths = np.array([len(tokens) for tokens in entries], np.uint64)
     ends = np.cumsum(lengths)
     places = np.column_stack([np.array(hashes, np.uint64), ends - lengths, lengths])
@@ -105,7 +105,7 @@ def write_segments(
         STATES,
         entries,
         ends.astype(np.int64),
-        lambda blocks: (np.concatenate(compute(own)) for own in blocks),
+        lambda blocks: (np.concatenate(compute(tokens)) for tokens in blocks),
         {PLACES: lambda path: np.save(path, places)},
         block=block,
         progress=progress,
