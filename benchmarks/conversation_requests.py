@@ -230,7 +230,7 @@ def unfiltered(conversation: Any, request: Request, number: int) -> list[int]:
     found: list[int] = []
     while len(found) < number:
         dialogue = conversation.resumed([("USER", request.text)], request.history)
-        allowed = np.ones(len(conversation.catalogue.titles), bool)
+        allowed = np.ones(len(conversation.data.titles), bool)
         allowed[[*dialogue.state.named, *found]] = False
         conversation.obeying = lambda _, allowed=allowed: Obeying(allowed, (), ())
         (answer,) = conversation.recommend([dialogue])
@@ -244,7 +244,7 @@ def unfiltered(conversation: Any, request: Request, number: int) -> list[int]:
 def having_seen(conversation: Any, request: Request) -> Request:
     """The request of a user who has seen and liked what the model would recommend first."""
     seen = unfiltered(conversation, request, SEEN)
-    history = tuple(f"liked {conversation.catalogue.titles[place]}" for place in seen)
+    history = tuple(f"liked {conversation.data.titles[place]}" for place in seen)
     return dataclasses.replace(request, history=history, obeys=lambda i: i not in seen)
 
 
@@ -283,14 +283,17 @@ def main() -> int:
 def measure(run: str, name: str) -> None:
     """Asks all requests and writes what came of them; raises M6RecError where it cannot."""
     from m6rec_jax.bank.loading import load_with_bank
-    from m6rec_jax.serving.chat import open_conversation
+    from m6rec_jax.jobs.resources import Resources, ServiceOptions
+    from m6rec_jax.serving.conversations import open_conversation
 
     configuration.parse_config([GIN_FILE], [])
-    conversation = open_conversation(load_with_bank(run), titles=TITLES)
-    catalogue = conversation.catalogue
+    conversation = open_conversation(
+        Resources(load_with_bank(run), ServiceOptions()), titles=TITLES
+    )
+    data = conversation.data
     groups = DialogueWords().groups["children"]
     rng = np.random.default_rng(SEED)
-    maker = RequestMaker(catalogue.items, catalogue.titles, (groups.wanted, groups.unwanted), rng)
+    maker = RequestMaker(data.catalogue.items, data.titles, (groups.wanted, groups.unwanted), rng)
     kinds = list(PHRASES)
     asked = [
         maker.request(kinds[n % len(kinds)], n // len(kinds) % 3 == 2) for n in range(REQUESTS)

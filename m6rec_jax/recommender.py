@@ -27,7 +27,7 @@ from m6rec_jax.jobs.answering import Accepted, ScoredItem, title_of
 from m6rec_jax.jobs.conversation import Conversation
 from m6rec_jax.requests.request import RejectedRow, RequestParser
 from m6rec_jax.requests.serving_data import prepared_dataset_spec
-from m6rec_jax.serving.chat import conversation_folder, open_conversation
+from m6rec_jax.serving.conversations import conversation_folder, open_conversation
 from m6rec_jax.serving.service import Service, ServiceOptions
 from m6rec_jax.text.records import Item
 
@@ -204,7 +204,7 @@ class Recommender:
         """A dialogue: `rec.chat(user={"age": 24}).answer("I liked Fargo. What else?")`.
 
         Args:
-          prepared, titles, and other errors: see `serving.chat.open_conversation`.
+          prepared, titles, and other errors: see `serving.conversations`.
           **known: see `Known`.
         """
         _check_fields(known, Known)
@@ -213,7 +213,7 @@ class Recommender:
         if told := {name: value for name, value in known.items() if value is not None}:
             spec = prepared_dataset_spec(conversation_folder(model, prepared))
             row = _request(told, DatasetSpec.from_dict(spec, "the prepared data"))
-        return open_conversation(model, prepared, titles, row, service)
+        return open_conversation(service, prepared, titles, row)
 
     def embed_items(
         self, items: Records = None, *, task: str | None = None

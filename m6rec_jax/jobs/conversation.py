@@ -1,6 +1,6 @@
 """One dialogue with one user: replies, and items recommended by their titles and by the two towers.
 
-    conversation = Conversation(catalogue, replies=..., titles=..., retrieval=...)
+    conversation = Conversation(resources, data)       # or `serving.conversations` opens one
     answer = conversation.answer("I liked Fargo. Something newer?")
     other = conversation.resumed([("USER", "Hello"), ("SYSTEM", "What would you like?")])
     other.hear("A comedy")
@@ -13,7 +13,6 @@ every sentence is true, as the model chooses.
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -21,6 +20,7 @@ from typing import NamedTuple
 import gin
 import numpy as np
 
+from m6rec_jax.data.store.prepared import Catalogue
 from m6rec_jax.dialogue.catalogue import DialogueCatalogue
 from m6rec_jax.dialogue.reading import DialogueReader
 from m6rec_jax.dialogue.replies import ReplyGrammar
@@ -33,30 +33,8 @@ from m6rec_jax.engine.decoding.text_decoding import Decoding
 from m6rec_jax.engine.decoding.title_trie import TitleTrie
 from m6rec_jax.engine.index.catalogue_index import CatalogueIndex
 from m6rec_jax.engine.index.reranking import Reranker
-from m6rec_jax.engine.index.retrieval import Retriever
 from m6rec_jax.errors import ConfigError
-from m6rec_jax.text.records import Item
-
-
-@dataclasses.dataclass(frozen=True)
-class ConversationCatalogue:
-    """What may be recommended, in one order.
-
-    Attributes:
-      titles: as the model writes them.
-      texts: as the item tower reads them.
-      names: by which items are named in a dialogue, such as titles without a year.
-      items: with their attributes; none: nothing is known of them.
-      popularity: how often each occurs; none: nobody knows.
-      kinds: of each, such as genres.
-    """
-
-    titles: Sequence[str]
-    texts: Sequence[str]
-    names: Sequence[str]
-    items: Sequence[Item] = ()
-    popularity: Sequence[int] = ()
-    kinds: Sequence[Sequence[str]] = ()
+from m6rec_jax.jobs.resources import Resources
 
 
 class Recommended(NamedTuple):
@@ -73,18 +51,6 @@ class Recommended(NamedTuple):
     scores: list[float]
 
 
-class Read(NamedTuple):
-    """What a retriever of users reads.
-
-    Attributes:
-      history: segments.
-      past: places of the items that they tell of, oldest first.
-    """
-
-    history: list[str]
-    past: list[int]
-
-
 class Answer(NamedTuple):
     """What the system says and recommends.
 
@@ -99,6 +65,12 @@ class Answer(NamedTuple):
     written: Recommended | None
     retrieved: Recommended | None
     understood: str = ""
+
+    @property
+    def places(self) -> list[int]:
+        """Of the items that are recommended, by titles first."""
+        ways = filter(None, (self.written, self.retrieved))
+        return [place for way in ways for place in way.places]
 
 
 @dataclasses.dataclass
@@ -141,32 +113,57 @@ class Dialogue:
         return "ask" if nothing else "recommend"
 
 
+class UserRead(NamedTuple):
+    """What is read of a user.
+
+    Attributes:
+      history: segments.
+      past: places of the items that they tell of, oldest first.
+    """
+
+    history: Sequence[str]
+    past: Sequence[int]
+
+
+@dataclasses.dataclass(frozen=True)
+class DialogueData:
+    """What dialogues are about.
+
+    Attributes:
+      tasks: of 'replies', 'titles' and 'retrieval' the model's task for it, as far as there is one.
+      catalogue: what may be recommended.
+      titles: of its items, as the model writes them.
+      index: the items as the retriever embeds them, for a task of retrieval.
+      reranker: adds to what retrieval finds, and orders it; None: the towers alone recommend.
+      user: what is new to the user is none of the past's items, nor of those that the history
+        names.
+      repeats_count: whether items of the past may come again where nothing new is wished for.
+      read_liked: what a retriever of users reads, given the places of the items that were liked in
+        the dialogue; None: the retriever reads dialogues.
+    """
+
+    tasks: Mapping[str, str]
+    catalogue: Catalogue
+    titles: Sequence[str]
+    index: CatalogueIndex | None = None
+    reranker: Reranker | None = None
+    user: UserRead = UserRead((), ())
+    repeats_count: bool = False
+    read_liked: Callable[[Sequence[int]], UserRead] | None = None
+
+
 @gin.configurable(allowlist=["num_items", "num_beams"])
 class Conversation:
     """What recommends in dialogues, and a dialogue with one user.
 
     Args:
-      catalogue: what may be recommended.
-      replies: chooses among what may be replied; None: the first is said.
-      titles: generator of titles; None: none are generated.
-      retrieval: retriever that embeds dialogues and items; None: nothing is searched.
-      index: the items as the retriever embeds them; None: they are embedded now.
-      reranker: adds to what retrieval finds, and orders it; None: the towers alone recommend.
-      tasks: of 'replies', 'titles' and 'retrieval' the task each is for; those that are left out
-        are their engine's default.
-      batch_sizes: numbers of dialogues that are searched for together, ascending.
-      history: of the user, see `Dialogue`.
-      past: places of items that the user had: what is asked to be new is none of them, nor of those
-        that the history names.
-      repeats_count: whether items of the past may come again where nothing new is asked for.
-      read_liked: what a retriever of users reads, given the places of the items that were liked in
-        the dialogue; None: the retriever reads dialogues.
+      resources: with the engines of the tasks.
+      data: what the dialogue is about.
       num_items: recommended at a time, by each of the two ways.
       num_beams: of titles, at least `num_items`.
-      max_turns: how many of the latest turns are read, as in training; None: all.
-      named_items: of how many named items it is read what is known, at most, as in training.
 
     Attributes:
+      data: see above.
       dialogue: that `answer` goes on with.
 
     Raises:
@@ -175,61 +172,51 @@ class Conversation:
     """
 
     def __init__(
-        self,
-        catalogue: ConversationCatalogue,
-        *,
-        replies: Generator | None = None,
-        titles: Generator | None = None,
-        retrieval: Retriever | None = None,
-        index: CatalogueIndex | None = None,
-        reranker: Reranker | None = None,
-        tasks: Mapping[str, str] | None = None,
-        batch_sizes: Sequence[int] = (1,),
-        history: Sequence[str] = (),
-        past: Sequence[int] = (),
-        repeats_count: bool = False,
-        read_liked: Callable[[Sequence[int]], Read] | None = None,
-        num_items: int = 3,
-        num_beams: int = 10,
-        max_turns: int | None = None,
-        named_items: int = 0,
+        self, resources: Resources, data: DialogueData, *, num_items: int = 3, num_beams: int = 10
     ) -> None:
         if not 1 <= num_items <= num_beams:
             raise ConfigError(
                 f"Conversation.num_items = {num_items} must be at least 1, and num_beams = "
                 f"{num_beams} at least num_items"
             )
-        self.catalogue, self._batch_sizes = catalogue, batch_sizes
-        self._read_liked, self._reranker = read_liked, reranker
-        self._replies, self._titles, self._retrieval = replies, titles, retrieval
-        self._decoding = Decoding()
-        self._tasks = collections.defaultdict(str, tasks or {})
-        number = len(catalogue.titles)
+        self.data, self._batch_sizes, self._decoding = data, resources.batch_sizes, Decoding()
+        catalogue, tasks, number = data.catalogue, data.tasks, len(data.titles)
+
+        # As much is read as in training.
+        settings = list(map(resources.settings, tasks.values() if data.read_liked is None else ()))
+        turns = [task.max_events for task in settings if task.max_events is not None]
+        self._max_turns = min(turns, default=None)
+        self._named_items = min((task.named_items for task in settings), default=0)
+
+        self._replies = resources.generator(tasks["replies"]) if "replies" in tasks else None
+        self._retriever = resources.retriever() if "retrieval" in tasks else None
+        self._titles: tuple[Generator, TitleTrie] | None = None
+        if "titles" in tasks:
+            generator = resources.generator(tasks["titles"])
+            trie = TitleTrie(generator.vocabulary, data.titles, generator.max_tokens)
+            self._titles, num_beams = (generator, trie), min(num_beams, len(trie))
         self._num_items, self._num_beams = min(num_items, number), num_beams
-        self._depth = min(max(self._num_items, reranker.depth if reranker else 0), number)
-        self._max_turns, self._named_items = max_turns, named_items
-        self._trie: TitleTrie | None = None
-        self._index: CatalogueIndex | None = None
-        if titles is not None:
-            self._trie = TitleTrie(titles.vocabulary, catalogue.titles, titles.max_tokens)
-            self._num_beams = min(num_beams, len(self._trie))
-        if retrieval is not None:
-            self._index = index or retrieval.index(catalogue.texts, self._tasks["retrieval"])
-        items = catalogue.items or [Item("")] * number
-        words = words_of(items[0].attributes)
-        if named_items and not words.attributes:
+        self._depth = min(max(num_items, data.reranker.depth if data.reranker else 0), number)
+
+        words = words_of(catalogue.items[0].attributes)
+        if self._named_items and not words.attributes:
             raise ConfigError(
                 "the model was trained to read attributes of items in dialogues, and "
                 f"DialogueWords.attributes names none; --gin_file {FILMS} has those of films"
             )
-        spoken = DialogueCatalogue(items, catalogue.names, words, catalogue.titles)
+        # Names such as titles without a year.
+        names = [
+            str(item.attributes.get("title") or title)
+            for item, title in zip(catalogue.items, data.titles, strict=True)
+        ]
+        spoken = DialogueCatalogue(catalogue.items, names, words, data.titles)
         self._reader, self._grammar = DialogueReader(spoken), ReplyGrammar(spoken)
         # Of items with one title the one that occurs most often is recommended.
-        self._popularity = np.asarray(catalogue.popularity or [0] * number)
-        order = np.argsort(self._popularity, kind="stable").tolist()
-        first = {catalogue.titles[place]: place for place in order}
+        order = np.argsort(catalogue.train_counts, kind="stable").tolist()
+        first = {data.titles[place]: place for place in order}
         self._doubles = frozenset(order).difference(first.values())
-        had = frozenset(() if repeats_count else past)
+        history, past = data.user
+        had = frozenset(() if data.repeats_count else past)
         self._user = tuple(history), had, self._named_in(history).union(past)
         self.restart()
 
@@ -259,10 +246,9 @@ class Conversation:
         dialogue, state = self.dialogue, self.dialogue.state
         dialogue.hear(text)
         (answer,) = self.recommend([dialogue])
-        offered = _offered(answer)
-        state.latest = offered or state.latest
+        state.latest = answer.places or state.latest
         dialogue.hear(answer.reply, SYSTEM)
-        state.named.update(dict.fromkeys(offered))
+        state.named.update(dict.fromkeys(answer.places))
         return answer
 
     @property
@@ -273,20 +259,20 @@ class Conversation:
     @property
     def shapes(self) -> tuple[object, ...]:
         """What programs depend on, beside engines: equal ones compile nothing more."""
-        trie = () if self._trie is None else self._trie.shapes
-        index = 0 if self._index is None else self._index.num_items
+        trie = () if self._titles is None else self._titles[1].shapes
+        index = 0 if self.data.index is None else self.data.index.num_items
         return "conversation", trie, self._num_beams, index
 
     def warm_up(self) -> None:
         """Compiles every program that `recommend` may run, however much was named."""
         for size in self._batch_sizes:
-            for seen in [[]] if self._trie is None else self._trie.warm_up_seen():
+            for seen in [[]] if self._titles is None else self._titles[1].warm_up_seen():
                 dialogue = self.resumed([(USER, "a")])
                 dialogue.state.named.update(dict.fromkeys(seen))
                 self.recommend([dialogue] * size)
             self._written([dialogue] * size, [TextChoices(())] * size)
-        if self._index is not None:
-            self._index.warm_up(self._depth, self._batch_sizes)
+        if self.data.index is not None:
+            self.data.index.warm_up(self._depth, self._batch_sizes)
 
     def source(self, dialogue: Dialogue) -> list[str]:
         """What a reply is generated from."""
@@ -304,14 +290,14 @@ class Conversation:
         filtered = list(map(self.obeying, dialogues))
         # Nothing is searched for a turn such as "thanks".
         searched = [n for n, act in enumerate(acts) if act in ("ask", "recommend")]
-        recommended = self._search(
-            [dialogues[n] for n in searched], [filtered[n] for n in searched]
-        )
-        of_dialogue = dict(zip(searched, recommended, strict=True))
+        searches = [(dialogues[n], np.flatnonzero(~filtered[n].allowed)) for n in searched]
+        written = dict(zip(searched, self._by_title(searches), strict=False))
+        retrieved = dict(zip(searched, self._by_retrieval(searches), strict=False))
         answers = [
             Answer(
                 "",
-                *of_dialogue.get(number, (None, None)),
+                written.get(number),
+                retrieved.get(number),
                 self._grammar.wished(allowed.kept) if allowed.kept else "",
             )
             for number, allowed in enumerate(filtered)
@@ -323,77 +309,56 @@ class Conversation:
     def _named_in(self, lines: Iterable[str]) -> frozenset[int]:
         return frozenset(place for line in lines for place in self._reader.read(line).named)
 
-    def _search(
-        self, dialogues: Sequence[Dialogue], filtered: Sequence[Obeying]
-    ) -> list[tuple[Recommended | None, Recommended | None]]:
-        """What is recommended in each, by titles and by the two towers."""
-        if not dialogues:
+    def _by_title(self, searches: Sequence[tuple[Dialogue, np.ndarray]]) -> list[Recommended]:
+        """Titles that the model writes in dialogues, without some places in each."""
+        if self._titles is None or not searches:
             return []
-        sources = [[*self.source(one), RECOMMENDS] for one in dialogues]
-        excluded = [np.flatnonzero(~one.allowed) for one in filtered]
-        written: Sequence[Recommended | None] = [None] * len(dialogues)
-        retrieved = written
-        if self._retrieval is not None and self._index is not None:
-            if self._read_liked is not None:
-                read = [self._read_liked(one.state.liked) for one in dialogues]
-            else:
-                mentioned = [[*one.state.mentioned] for one in dialogues]
-                read = list(map(Read, sources, mentioned))
-            tasks = [self._tasks["retrieval"]] * len(read)
-            users = self._retrieval.embed_users([one.history for one in read], tasks)
-            retrieved = self._by_retrieval(self._index, read, excluded, users)
-        if self._titles is not None and self._trie is not None:
-            written = self._by_title(self._titles, self._trie, sources, excluded)
-        return list(zip(written, retrieved, strict=True))
-
-    def _by_title(
-        self,
-        titles: Generator,
-        trie: TitleTrie,
-        sources: Sequence[Sequence[str]],
-        excluded: Sequence[np.ndarray],
-    ) -> list[Recommended]:
+        task, (generator, trie) = self.data.tasks["titles"], self._titles
         requests = [
-            TextRequest(source, task=self._tasks["titles"], seen=seen.tolist())
-            for source, seen in zip(sources, excluded, strict=True)
+            TextRequest([*self.source(one), RECOMMENDS], task=task, seen=excluded.tolist())
+            for one, excluded in searches
         ]
         k = min(self._num_items, self._num_beams)
-        best = titles.recommend(requests, trie, k, num_beams=self._num_beams)
-        rows = [[(i, title.score) for title in row for i in title.indices] for row in best]
+        best = generator.recommend(requests, trie, k, num_beams=self._num_beams)
+        rows = ([(place, title.score) for title in row for place in title.indices] for row in best)
         return list(map(self._recommended, rows))
 
-    def _by_retrieval(
-        self,
-        index: CatalogueIndex,
-        read: Sequence[Read],
-        excluded: Sequence[np.ndarray],
-        users: np.ndarray,
-    ) -> list[Recommended]:
+    def _by_retrieval(self, searches: Sequence[tuple[Dialogue, np.ndarray]]) -> list[Recommended]:
+        """What the two towers and the reranker find; see `_by_title`."""
+        index, reranker = self.data.index, self.data.reranker
+        if self._retriever is None or index is None or not searches:
+            return []
+        excluded = [places for _, places in searches]
+        if (read_liked := self.data.read_liked) is not None:
+            read = [read_liked(one.state.liked) for one, _ in searches]
+        else:
+            read = [
+                UserRead([*self.source(one), RECOMMENDS], [*one.state.mentioned])
+                for one, _ in searches
+            ]
+        tasks = [self.data.tasks["retrieval"]] * len(read)
+        users = self._retriever.embed_users([user.history for user in read], tasks)
         top = index.top_k(users, self._depth, excluded, self._batch_sizes)
-        if self._reranker is not None:
-            top = self._reranker.rerank(
-                [one.past for one in read],
-                excluded,
-                top,
-                lambda ids: index.similarities(users, ids),
-            )
+        if reranker is not None:
+            past = [user.past for user in read]
+            top = reranker.rerank(past, excluded, top, lambda ids: index.similarities(users, ids))
         rows = (
-            [pair for pair in zip(ids, scores, strict=True) if pair[0] >= 0]
-            for ids, scores in zip(top.ids.tolist(), top.scores.tolist(), strict=True)
+            [pair for pair in zip(places, scores, strict=True) if pair[0] >= 0]
+            for places, scores in zip(top.ids.tolist(), top.scores.tolist(), strict=True)
         )
         return list(map(self._recommended, rows))
 
     def _recommended(self, pairs: Sequence[tuple[int, float]]) -> Recommended:
         best = pairs[: self._num_items]
         places = [place for place, _ in best]
-        titles = [self.catalogue.titles[place] for place in places]
+        titles = [self.data.titles[place] for place in places]
         return Recommended(places, titles, [float(score) for _, score in best])
 
     def _may_be_said(
         self, dialogue: Dialogue, act: str, filtered: Obeying, answer: Answer
     ) -> list[str]:
         """An act in all its words."""
-        grammar, state = self._grammar, dialogue.state
+        grammar, state, popularity = self._grammar, dialogue.state, self.data.catalogue.train_counts
         match act:
             case "why":
                 return grammar.explain(state.latest[-1], state.wishes)
@@ -402,24 +367,24 @@ class Conversation:
             case "about":
                 return grammar.describe(state.latest[-1])
             case "good":
-                before = self._popularity > self._popularity[state.latest[-1]]
+                before = popularity > popularity[state.latest[-1]]
                 return grammar.rate(state.latest[-1], 1 + int(before.sum()))
             case "ask":
                 return grammar.ask(first=len(state.turns) == 1)
             case "recommend":
-                places: Iterable[int] = dict.fromkeys(_offered(answer))
+                places = list(dict.fromkeys(answer.places))
                 if answer.written is answer.retrieved is None:
                     # Those that occur most often.
                     allowed = np.flatnonzero(filtered.allowed)
-                    places = allowed[np.argsort(-self._popularity[allowed], kind="stable")].tolist()
-                return grammar.recommend([*places][: self._num_items], filtered)
+                    places = allowed[np.argsort(-popularity[allowed], kind="stable")].tolist()
+                return grammar.recommend(places[: self._num_items], filtered)
         return grammar.say(act)
 
     def _chosen(self, dialogues: Sequence[Dialogue], texts: Sequence[Sequence[str]]) -> list[str]:
         """Of all that may be said in each dialogue, what the model chooses."""
-        said = [may_be_said[0] for may_be_said in texts]
+        replies = [may_be_said[0] for may_be_said in texts]
         if self._replies is None:
-            return said
+            return replies
         vocabulary = self._replies.vocabulary
         room = self._replies.max_tokens - len(vocabulary.encode(REPLY_PREFIX))
         choices = [
@@ -427,15 +392,15 @@ class Conversation:
             for may_be_said in texts
         ]
         several = [number for number, one in enumerate(choices) if len(one) > 1]
-        replies = self._written(
+        written = self._written(
             [dialogues[number] for number in several],
             [TextChoices([choices[number]]) for number in several],
         )
-        for number, reply in zip(several, replies, strict=True):
+        for number, reply in zip(several, written, strict=True):
             # As they were put together: a vocabulary may write some signs in another way.
-            written = {vocabulary.decode(vocabulary.encode(t)).strip(): t for t in texts[number]}
-            said[number] = written.get(reply, said[number])
-        return said
+            decoded = {vocabulary.decode(vocabulary.encode(t)).strip(): t for t in texts[number]}
+            replies[number] = decoded.get(reply, replies[number])
+        return replies
 
     def _written(self, dialogues: Sequence[Dialogue], choices: Sequence[TextChoices]) -> list[str]:
         """Replies of the model, among choices."""
@@ -446,16 +411,10 @@ class Conversation:
             self._decoding.request(
                 self.source(dialogue),
                 REPLY_PREFIX,
-                self._tasks["replies"],
+                self.data.tasks["replies"],
                 (len(dialogue.state.turns),),
                 may_be_said,
             )
             for dialogue, may_be_said in zip(dialogues, choices, strict=True)
         ]
         return [text.continuation for text in self._decoding.write(self._replies, requests)]
-
-
-def _offered(answer: Answer) -> list[int]:
-    """Places of the items that are recommended, by titles first."""
-    ways = (answer.written, answer.retrieved)
-    return [place for way in ways if way is not None for place in way.places]

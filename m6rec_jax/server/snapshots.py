@@ -24,7 +24,7 @@ from m6rec_jax.jobs.job import jobs as all_jobs
 from m6rec_jax.requests.request import RejectedRow, Request, converted
 from m6rec_jax.requests.serving_data import ServingData
 from m6rec_jax.server.errors import ApiError
-from m6rec_jax.serving.chat import open_conversation
+from m6rec_jax.serving.conversations import open_conversation
 from m6rec_jax.serving.service import Service
 from m6rec_jax.text.records import Item, User
 
@@ -75,8 +75,7 @@ class Snapshot:
         self.no_conversation = "the model has no task of dialogues"
         if any(map(dialogue_part, self.tasks.values())):
             try:
-                prepared = service.options.prepared
-                self.conversation = open_conversation(service.model, prepared, resources=service)
+                self.conversation = open_conversation(service, service.options.prepared)
                 service.warm_once(self.conversation.shapes, self.conversation.warm_up)
             except (ConfigError, DataError) as error:
                 self.no_conversation = str(error)

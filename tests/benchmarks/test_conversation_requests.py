@@ -6,8 +6,8 @@ import pytest
 
 from benchmarks import conversation_requests as study
 from m6rec_jax.engine.index.catalogue_index import TopK
-from m6rec_jax.jobs.conversation import Conversation, ConversationCatalogue
 from tests.dialogue import films
+from tests.jobs.conversations import catalogue_of, converse
 
 CHILDREN = tuple(
     getattr(films.CATALOGUE.words.groups["children"], side) for side in ("wanted", "unwanted")
@@ -18,9 +18,6 @@ class Towers:
     """Finds the first items that are left."""
 
     num_items = len(films.ITEMS)
-
-    def index(self, texts, task):
-        return self
 
     def embed_users(self, sources, tasks):
         return np.zeros((len(sources), 2), np.float32)
@@ -33,8 +30,7 @@ class Towers:
 @pytest.fixture
 def conversation():
     gin.parse_config_file("gin_configs/dialogue/films.gin")
-    catalogue = ConversationCatalogue(films.TITLES, films.TITLES, films.NAMES, films.ITEMS)
-    yield Conversation(catalogue, retrieval=Towers())
+    yield converse(catalogue_of(films.ITEMS, films.TITLES), retrieval=Towers())
     gin.clear_config()
 
 

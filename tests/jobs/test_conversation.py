@@ -14,21 +14,26 @@ from m6rec_jax.data.features.co_occurrence import CoOccurrence
 from m6rec_jax.data.features.ease import Ease
 from m6rec_jax.data.rendering.corpora import prepare_corpus
 from m6rec_jax.data.rendering.dialogues import DialogueOptions, Dialogues
+from m6rec_jax.data.store.prepared import read_catalogue
 from m6rec_jax.dialogue.wishes import Years
 from m6rec_jax.engine.decoding.generation import GeneratedText, RecommendedTitle
 from m6rec_jax.engine.index.catalogue_index import TopK
 from m6rec_jax.engine.index.reranking import Reranker
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.errors import ConfigError, DataError
-from m6rec_jax.jobs.conversation import Conversation, ConversationCatalogue, Read
+from m6rec_jax.jobs.conversation import Read
+from m6rec_jax.jobs.resources import Resources, ServiceOptions
 from m6rec_jax.pipeline.prepared_rows import read_rows
 from m6rec_jax.serving import chat as chat_module
+from m6rec_jax.serving import conversations
+from m6rec_jax.text.records import Item
 from tests.data.dialogue_files import write_inspired_folder
 from tests.dialogue import films
+from tests.jobs.conversations import catalogue_of, converse
 from tests.serving import served_films
 
 TITLES = ["Fargo (1996)", "Heat (1995)", "Heat (1986)", "Alien (1979)", "Big (1988)"]
-CATALOGUE = ConversationCatalogue(TITLES, TITLES, [title[:-7] for title in TITLES])
+CATALOGUE = catalogue_of([Item("", {"title": title[:-7]}) for title in TITLES], TITLES)
 
 
 class Vocabulary:
@@ -51,7 +56,7 @@ class Model:
     def write(self, requests):
         (request,) = requests
         self.sources.append(request.source)
-        assert request.task in ("", "r")
+        assert request.task in ("r", "replies")
         self.choices = request.choices
         assert request.prefix == "SYSTEM:"
         return [GeneratedText(f"SYSTEM: {self.reply}", -1.0, -1.0, True, None, self.reply)]
@@ -103,7 +108,7 @@ class FilmModel(Model):
 
 def test_replies_read_the_turns_so_far():
     history = ["24 years old", "", "liked X"]
-    conversation = Conversation(CATALOGUE, replies=Model(), history=history)
+    conversation = converse(CATALOGUE, replies=Model(), user=(history, ()))
     conversation.dialogue.hear("Hello  there")
     known = ["24 years old", "liked X"]
     assert conversation.source(conversation.dialogue) == [*known, "USER: Hello there"]
@@ -115,7 +120,7 @@ def test_replies_read_the_turns_so_far():
 
 @pytest.mark.parametrize(("max_turns", "number"), [(2, 2), (None, 3)])
 def test_only_the_latest_turns_are_read(max_turns, number):
-    conversation = Conversation(CATALOGUE, max_turns=max_turns)
+    conversation = converse(CATALOGUE, replies=Model(), max_turns=max_turns)
     for text in ("a", "b", "c"):
         conversation.dialogue.hear(text)
     turns = ["USER: a", "USER: b", "USER: c"]
@@ -124,8 +129,8 @@ def test_only_the_latest_turns_are_read(max_turns, number):
 
 def test_what_was_named_is_not_recommended():
     titles, retrieval = Model(), Model()
-    conversation = Conversation(
-        CATALOGUE, replies=Model(), titles=titles, retrieval=retrieval, num_items=1
+    conversation = converse(
+        CATALOGUE, replies=Model(), titles=titles, retrieval=retrieval, numbers={"num_items": 1}
     )
     answer = conversation.answer("I liked Fargo (1996), not big ones")
     # The user named Fargo; "big" is no title, for want of its capital.
@@ -145,9 +150,7 @@ def test_what_was_named_is_not_recommended():
 
 # ---- replies that are grounded, and recommendations that obey
 
-FILMS = ConversationCatalogue(
-    films.TITLES, films.TITLES, films.NAMES, films.ITEMS, [*range(len(films.ITEMS))]
-)
+FILMS = catalogue_of(films.ITEMS, films.TITLES, [*range(len(films.ITEMS))])
 
 
 @pytest.fixture
@@ -160,7 +163,7 @@ def film_words():
 @pytest.mark.usefixtures("film_words")
 def test_recommendations_obey():
     titles, retrieval = FilmModel(), FilmModel()
-    conversation = Conversation(FILMS, titles=titles, retrieval=retrieval)
+    conversation = converse(FILMS, titles=titles, retrieval=retrieval)
     answer = conversation.answer("A comedy, please. Nothing for children.")
     # Big, The Kid, The Mask, That Thing You Do!
     assert answer.written.places == answer.retrieved.places == [4, 8, 9]
@@ -180,7 +183,7 @@ def test_recommendations_obey():
 
 def test_acts():
     """Words of films by themselves, since the catalogue has directors."""
-    conversation = Conversation(FILMS, titles=FilmModel(), history=["likes Alien"])
+    conversation = converse(FILMS, titles=FilmModel(), user=(["likes Alien"], ()))
     assert conversation.answer("Hello").reply == "Hello. Which genre would you like?"
     conversation.answer("I liked Fargo")
     answer = conversation.answer("Who directed Fargo?")
@@ -202,12 +205,12 @@ def test_acts():
     assert conversation.answer("Thanks").reply == "You are welcome."
     assert conversation.answer("OK, bye").reply == "Goodbye."
     # Without titles and towers: what occurs most often.
-    popular = Conversation(FILMS, replies=FilmModel())
+    popular = converse(FILMS, replies=FilmModel())
     assert popular.answer("comedies").reply.startswith("How about That Thing You Do! (1996)?")
 
 
 def test_not_that_old_is_newer_than_what_was_named_last():
-    conversation = Conversation(FILMS, titles=FilmModel())
+    conversation = converse(FILMS, titles=FilmModel())
     conversation.answer("I liked Heat (1986)")
     conversation.dialogue.state.latest = [2]
     conversation.dialogue.hear("Not that old, please")
@@ -219,8 +222,8 @@ def test_a_certificate_keeps_films_from_children():
     rude = films.Item("rude", {**films.ITEMS[5].attributes, "title": "Rude", "certificate": "R"})
     twin = films.Item("twin", dict(films.ITEMS[5].attributes))
     items, titles = [*films.ITEMS, rude, twin], [*films.TITLES, "Rude", films.TITLES[5]]
-    catalogue = ConversationCatalogue(titles, titles, titles, items, [1] * 13 + [2])
-    conversation = Conversation(catalogue, titles=FilmModel())
+    catalogue = catalogue_of(items, titles, [1] * 13 + [2])
+    conversation = converse(catalogue, titles=FilmModel())
     conversation.dialogue.hear("for my kids")
     offered = [
         items[place].id
@@ -234,7 +237,7 @@ def test_a_certificate_keeps_films_from_children():
 def test_new_to_a_user_is_nothing_of_the_past():
     """Also where the history, which may be cut, does not name it."""
     past = [films.NAMES.index("Alien")]
-    conversation = Conversation(FILMS, titles=FilmModel(), past=past, repeats_count=True)
+    conversation = converse(FILMS, titles=FilmModel(), user=((), past), repeats_count=True)
     answer = conversation.answer("A horror film that I have not seen")
     assert [films.NAMES[place] for place in answer.written.places] == ["Casper"]
 
@@ -243,7 +246,7 @@ def test_new_to_a_user_is_nothing_of_the_past():
 def test_the_model_chooses_what_is_said():
     wanted = "I recommend The Kid (1921). It is a comedy film."
     model = FilmModel(reply=wanted)
-    conversation = Conversation(FILMS, replies=model, titles=FilmModel())
+    conversation = converse(FILMS, replies=model, titles=FilmModel())
     assert conversation.answer("a comedy, not animated").reply == wanted
     conversation.restart()
     answer = conversation.answer("a comedy by Charlie Chaplin")
@@ -262,7 +265,7 @@ def test_the_model_chooses_what_is_said():
 @pytest.mark.usefixtures("film_words")
 def test_towers_of_users_read_what_was_liked():
     model = FilmModel()
-    conversation = Conversation(
+    conversation = converse(
         FILMS, retrieval=model, read_liked=lambda liked: Read([f"{liked}"], [*liked])
     )
     conversation.answer("I liked Fargo and Alien, and I hated Big. Newer than Casper?")
@@ -278,8 +281,12 @@ def test_what_is_named_together_is_recommended(read_liked):
     none = Ease.fitted(np.zeros(0, int), np.zeros(0, int), 5)
     reranker = Reranker(counted, none, TITLES, np.array([1, 3, 1, 1, 2]), depth=3)
     model = Model()
-    conversation = Conversation(
-        CATALOGUE, retrieval=model, reranker=reranker, read_liked=read_liked, num_items=2
+    conversation = converse(
+        CATALOGUE,
+        retrieval=model,
+        reranker=reranker,
+        read_liked=read_liked,
+        numbers={"num_items": 2},
     )
     answer = conversation.answer("I liked Heat (1995)")
     assert answer.retrieved.titles == ["Big (1988)", "Alien (1979)"]
@@ -287,8 +294,13 @@ def test_what_is_named_together_is_recommended(read_liked):
     assert set(conversation.dialogue.state.named) == {1, 2, 3, 4}
     assert conversation.answer("Others?").retrieved.titles == ["Fargo (1996)"]
     # Nor does what the user had come again, however often it is named beside.
-    had = Conversation(
-        CATALOGUE, retrieval=model, reranker=reranker, read_liked=read_liked, num_items=2, past=[4]
+    had = converse(
+        CATALOGUE,
+        retrieval=model,
+        reranker=reranker,
+        read_liked=read_liked,
+        numbers={"num_items": 2},
+        user=((), [4]),
     )
     assert had.answer("I liked Heat (1995)").retrieved.titles[0] == "Alien (1979)"
     assert 4 not in had.dialogue.state.named
@@ -332,7 +344,7 @@ def test_rows_of_training_and_dialogues_in_use_read_the_same(tmp_path):
     # Babe of 1998 is another one; of the Heats each has its year.
     counts = prepared.manifest.counts
     assert (counts["items"], counts["items_with_attributes"]) == (6, 5)
-    catalogue = chat_module.read_conversation_catalogue(prepared.folder)
+    catalogue = read_catalogue(prepared.folder)
     known = {item.id: item.attributes for item in catalogue.items}
     assert known["Heat (1995)"]["director"] == ("Michael Mann",)
     assert known["Heat (1986)"]["director"] == ("Dick Richards",)
@@ -342,7 +354,7 @@ def test_rows_of_training_and_dialogues_in_use_read_the_same(tmp_path):
         for part in ("train", "validation", "test")
         for row in read_rows(prepared, "replies", part)
     }
-    model = Conversation(catalogue, replies=Model(), max_turns=3, named_items=2)
+    model = converse(catalogue, replies=Model(), max_turns=3, named_items=2)
     for number in (1, 3, 5):
         in_use = model.resumed(said[:number])
         assert rows[f"t/{number}"] == model.source(in_use)
@@ -361,7 +373,7 @@ def test_rows_of_training_and_dialogues_in_use_read_the_same(tmp_path):
 
 def test_impossible_conversations_are_told():
     with pytest.raises(ConfigError, match="num_beams = 2"):
-        Conversation(CATALOGUE, titles=Model(), num_items=3, num_beams=2)
+        converse(CATALOGUE, titles=Model(), numbers={"num_items": 3, "num_beams": 2})
 
 
 # ---- the terminal
@@ -376,9 +388,11 @@ def model_of(**kinds):
         )
         for name, kind in kinds.items()
     }
-    settings = SimpleNamespace(tasks=tasks)
-    made = SimpleNamespace(settings=settings, data_dir=None)
-    made.generator = made.retriever = lambda name, **shapes: Model()
+    settings = SimpleNamespace(tasks=tasks, source_length=64, target_length=32)
+    made = SimpleNamespace(
+        settings=settings, tasks=tasks, data_dir=None, options=lambda: Model.options
+    )
+    made.generator = made.retriever = lambda *_, **shapes: Model()
     return made
 
 
@@ -387,7 +401,7 @@ def folder(tmp_path, monkeypatch):
     """Prepared data in name only: the catalogue is given."""
     (tmp_path / "prepare.json").write_text('{"dataset": "talks", "dialogue_spec": {}}')
     (tmp_path / "catalogue.parquet").touch()
-    monkeypatch.setattr(chat_module, "read_conversation_catalogue", lambda *_: CATALOGUE)
+    monkeypatch.setattr(conversations, "read_catalogue", lambda _: CATALOGUE)
     yield tmp_path
     gin.clear_config()
 
@@ -427,12 +441,15 @@ def test_models_that_cannot_talk_are_told(folder, monkeypatch):
     # Data are those of the tasks that talk, whatever else the model was trained on.
     monkeypatch.setenv("M6REC_DATA_DIR", str(folder))
     kinds = {"a": "generation", "b": "title_recommendation", "c": "scoring"}
-    with pytest.raises(ConfigError, match=r"several catalogues: a\.by_group, b\.by_group; name"):
+    with pytest.raises(
+        ConfigError, match=r"several catalogues.* \(a\.by_group, b\.by_group\); name"
+    ):
         said(None, [], **kinds)
     with pytest.raises(ConfigError, match=r"no prepared data in .*/b\.by_group"):
         said(None, [], b="title_recommendation", c="scoring")
     with pytest.raises(ConfigError, match="holds no users, items and events"):
-        chat_module.open_conversation(model_of(a="generation"), str(folder), user={})
+        resources = Resources(model_of(a="generation"), ServiceOptions())
+        conversations.open_conversation(resources, str(folder), user={})
 
 
 def test_a_line_that_is_not_utf8_does_not_end_the_talk(folder, monkeypatch):
@@ -456,15 +473,18 @@ def test_a_line_that_is_not_utf8_does_not_end_the_talk(folder, monkeypatch):
 def test_what_a_user_did_may_be_newer_than_the_data(history, number, tmp_path):
     folder = served_films.write_data(tmp_path / "films")
     known = {"user": {"taste": "drama"}, "history": history}
-    liked = chat_module._LikedItems(known, folder, None)
-    assert len(liked([0]).past) == number
+    assert len(conversations.KnownUser(known, folder, None)([0]).past) == number
+
+
+def test_fields_that_say_nothing_of_a_user_are_told(tmp_path):
+    (tmp_path / "user.json").write_text('{"usr": {"taste": "drama"}}')
     with pytest.raises(ConfigError, match=r"has 'usr' \(did you mean 'user'\?\): a dialogue takes"):
-        chat_module._LikedItems({"usr": {"taste": "drama"}}, folder, None)
+        chat_module._read_user(tmp_path / "user.json")
 
 
 def test_nothing_is_searched_for_a_turn_that_wishes_nothing():
     titles, towers = Model(), Model()
-    conversation = Conversation(CATALOGUE, titles=titles, retrieval=towers)
+    conversation = converse(CATALOGUE, titles=titles, retrieval=towers)
     assert conversation.answer("Something like Heat").written is not None
     numbers = len(titles.sources), len(towers.sources)
     assert min(numbers) > 0
