@@ -472,7 +472,7 @@ def _answers(
 ) -> list[TextPiece]:
     found, vocabulary = result.predictions, result.vocabulary
     if isinstance(found, GenerationPredictions):
-        texts = {"written": found.texts[row].continuation, "reference": found.rows[row]["target"]}
+        texts = {"written": found.texts[row].text, "reference": found.rows[row]["target"]}
         return [TextPiece(text, len(vocabulary.encode(text)), what) for what, text in texts.items()]
     remark = ""
     if isinstance(found, RetrievalPredictions):

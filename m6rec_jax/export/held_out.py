@@ -241,13 +241,13 @@ def answer(
     # One room for texts of all tasks.
     generator = model.generator(**options)
     requests = [TextRequest(row["source"], row["prefix"], task) for row in rows]
-    texts = generator.write(requests)
+    texts, decode = generator.write(requests), generator.vocabulary.decode
     if num_beams:
         generator.beam_search(requests, num_beams=num_beams)
     if titles is not None and titles.task == task:
         titles.ask(generator, rows)
     return [
-        Answered("generate", task, {"history": one.source, "prefix": one.prefix}, text.text)
+        Answered("generate", task, {"history": one.source, "prefix": one.prefix}, decode(text.tokens))
         for one, text in zip(requests, texts, strict=True)
     ]
 

@@ -48,11 +48,7 @@ class Titles(NamedTuple):
     def write(self, folder: Path) -> None:
         """Writes `titles.json`: what `entries` and `seen` of the programs number."""
         rows = [
-            {
-                "title": title,
-                "ids": [self.ids[index] for index in self.trie.indices(entry)],
-                "rank": int(self.trie.ranks[entry]),
-            }
+            {"title": title, "ids": [self.ids[index] for index in self.trie.indices(entry)]}
             for entry, title in enumerate(self.trie.titles)
         ]
         text = json.dumps({"task": self.task, "titles": rows}, ensure_ascii=False, indent=1)

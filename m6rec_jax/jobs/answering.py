@@ -39,7 +39,7 @@ class Accepted(NamedTuple):
       handler: that answers it.
       request, text: as it was checked, and as the model reads it.
       number: of the request in its file, from 0: what is drawn at random depends on no other.
-      wanted: of its texts, where they grow one by one.
+      wanted: of its texts.
       choices: what each of its texts may say, made here, since it takes long.
     """
 
@@ -167,9 +167,9 @@ class Handler(abc.ABC):
     def answer(self, accepted: Sequence[Accepted]) -> list[Answer]:
         """One per request, in their order; their handlers have an equal `group`."""
 
-    def texts(self, accepted: Accepted) -> list[Callable[[], GenerationStream]] | None:
-        """Functions that submit the texts of a request to `Resources.continuous_generator`, which
-        become the texts of `answer`; None: they do not grow one by one.
+    def texts(self, accepted: Accepted) -> list[GenerationStream] | None:
+        """The texts of `answer`, to be submitted to `Resources.continuous_generator`; None: they do
+        not grow one by one.
         """
         del accepted
         return None

@@ -264,12 +264,10 @@ class Conversation:
         return "conversation", trie, self._num_beams, index
 
     def warm_up(self) -> None:
-        """Compiles every program that `recommend` may run, however much was named."""
+        """Compiles every program that `recommend` may run."""
+        dialogue = self.resumed([(USER, "a")])
         for size in self._batch_sizes:
-            for seen in [[]] if self._titles is None else self._titles[1].warm_up_seen():
-                dialogue = self.resumed([(USER, "a")])
-                dialogue.state.named.update(dict.fromkeys(seen))
-                self.recommend([dialogue] * size)
+            self.recommend([dialogue] * size)
             self._written([dialogue] * size, [TextChoices(())] * size)
         if self.data.index is not None:
             self.data.index.warm_up(self._depth, self._batch_sizes)
@@ -417,4 +415,4 @@ class Conversation:
             )
             for dialogue, may_be_said in zip(dialogues, choices, strict=True)
         ]
-        return [text.continuation for text in self._decoding.write(self._replies, requests)]
+        return [text.text for text in self._replies.write(requests)]

@@ -1,18 +1,15 @@
 """Generation: texts for users, such as explanations, titles, queries and replies (section 2).
 
 Metrics: those that each field reports of its texts (`metrics.text_metrics`), the likelihood of the
-references, and `ended_share`. How texts are decoded is set in gin; greedily unless said otherwise:
-
-    Decoding.method = 'beam_search'
-    Decoding.num_beams = 4
+references, and `ended_share`. How texts are decoded is set in gin
+(`Decoding`); the likeliest tokens unless said otherwise.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -104,7 +101,7 @@ class GenerationJob(Job):
                 )
                 for n, row in enumerate(rows[start : start + _ROWS_AT_A_TIME])
             ]
-            texts += decoding.write(generator, requests)
+            texts += generator.write(requests)
         return GenerationPredictions(rows, texts, language)
 
     def metrics(
@@ -115,7 +112,7 @@ class GenerationJob(Job):
         `ended_share` is how many texts ended by themselves.
         """
         rows, texts = predictions.rows, predictions.texts
-        metrics = metrics_of_texts(evaluation.data, rows, [text.continuation for text in texts])
+        metrics = metrics_of_texts(evaluation.data, rows, [text.text for text in texts])
         metrics |= language_metrics(predictions.language)
         metrics["ended_share"] = float(np.mean([text.ended for text in texts]))
         return metrics | {"num_examples": float(len(rows))}
@@ -125,7 +122,7 @@ class GenerationJob(Job):
         texts = predictions.texts
         return row_columns(predictions.rows, ("text_id", "user_id", "prefix")) | {
             "reference": row_columns(predictions.rows, ("target",))["target"],
-            "written": np.array([text.continuation for text in texts], object),
+            "written": np.array([text.text for text in texts], object),
             "log_probability": np.array([text.log_probability for text in texts]),
             "ended": np.array([text.ended for text in texts]),
             "source": source_column(predictions.rows),
@@ -197,24 +194,18 @@ def answer_of(accepted: Accepted, texts: Iterable[GeneratedText]) -> Answer:
     texts = list(texts)
     log_probabilities = [text.log_probability for text in texts]
     check_finite([accepted], [log_probabilities])
-    columns = {"texts": [t.continuation for t in texts], "log_probabilities": log_probabilities}
+    columns = {"texts": [t.text for t in texts], "log_probabilities": log_probabilities}
     return Answer(columns, texts=texts)
 
 
 class GenerationAnswers(Handler):
-    """Texts as `Decoding` (gin) says.
-
-    Attributes:
-      one_by_one: whether texts grow one by one where they can, see `texts`. Beam search has no
-        single text that grows.
-    """
+    """Texts as `Decoding` (gin) says."""
 
     job = "generation"
     column_types: ClassVar[Mapping[str, str]] = {"texts": "string", "log_probabilities": "float"}
 
     def __init__(self, resources: Resources, task: str) -> None:
         self._decoding, self._template = Decoding(), _TEXTS
-        self.one_by_one = resources.continuous and self._decoding.one_by_one
         self._true: tuple[TrueTexts, LabelSpec] | None = None
         if resources.settings(task).reads_text:
             super().__init__(resources, task, RequestFields(None, text="input"))
@@ -266,26 +257,18 @@ class GenerationAnswers(Handler):
         return [None if item is None else choices(item) for item in items]
 
     def answer(self, accepted: Sequence[Accepted]) -> list[Answer]:
-        requests, generator = (
-            list(map(self._requests, accepted)),
-            self.resources.generator(self.task),
-        )
-        texts = iter(self._decoding.write(generator, [*itertools.chain(*requests)]))
+        requests = list(map(self._requests, accepted))
+        generator = self.resources.generator(self.task)
+        texts = iter(generator.write([*itertools.chain(*requests)]))
         return [
             answer_of(one, itertools.islice(texts, len(of_one)))
             for one, of_one in zip(accepted, requests, strict=True)
         ]
 
-    def texts(self, accepted: Accepted) -> list[Callable[[], GenerationStream]] | None:
-        if not self.one_by_one:
+    def texts(self, accepted: Accepted) -> list[GenerationStream] | None:
+        if not self.resources.continuous:
             return None
-        generator, wanted = self.resources.continuous_generator(), accepted.wanted
-        return [
-            functools.partial(
-                generator.submit, generator.stream(request, wanted.max_tokens, wanted.stop)
-            )
-            for request in self._requests(accepted)
-        ]
+        return [*map(self.resources.continuous_generator().stream, self._requests(accepted))]
 
     def describe(self) -> Mapping[str, Any]:
         return {
@@ -294,7 +277,7 @@ class GenerationAnswers(Handler):
         }
 
     def warm_up(self) -> None:
-        if self.one_by_one:
+        if self.resources.continuous:
             self.resources.warm_once("continuous", self.resources.continuous_generator().warm_up)
             return
         # Tasks of one length share a generator.
@@ -306,7 +289,7 @@ class GenerationAnswers(Handler):
         return request.candidates if self._template.needs_item else (None,)
 
     def _requests(self, accepted: Accepted) -> list[TextRequest]:
-        writing, wanted = self._template, accepted.wanted if self.one_by_one else None
+        writing = self._template
         return [
             self._decoding.request(
                 writing.source(accepted.text.history, item),
@@ -315,7 +298,7 @@ class GenerationAnswers(Handler):
                 # A request is drawn the same text whatever shares its batch.
                 (accepted.number, index),
                 may_say,
-                wanted,
+                accepted.wanted,
             )
             for index, (item, may_say) in enumerate(
                 zip(self._items(accepted.request), accepted.choices, strict=True)
@@ -328,4 +311,4 @@ class GenerationAnswers(Handler):
         for history in generator.warm_up_histories():
             request = self._decoding.request(history, "", self.task, (), choices)
             for size in self.resources.batch_sizes:
-                self._decoding.write(generator, [request] * size)
+                generator.write([request] * size)

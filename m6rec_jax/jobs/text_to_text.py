@@ -69,7 +69,7 @@ class TextToTextJob(Job):
         inputs = [without_end(row["inputs"]) for row in rows]
         decoding, task = Decoding(), evaluation.data.name
         requests = [decoding.request([ids], "", task, (n,)) for n, ids in enumerate(inputs)]
-        texts = decoding.write(generator, requests)
+        texts = generator.write(requests)
         decode = generator.vocabulary.decode
         return TextToTextPredictions(
             rows,

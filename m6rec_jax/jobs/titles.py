@@ -229,9 +229,8 @@ class TitlesAnswers(Handler):
     def _warm(self) -> None:
         for history in self._generator.warm_up_histories():
             for size in self.resources.batch_sizes:
-                for seen in self._trie.warm_up_seen():
-                    requests = [TextRequest(history, task=self.task, seen=seen)] * size
-                    self._generator.recommend(requests, self._trie, self._num_beams)
+                requests = [TextRequest(history, task=self.task)] * size
+                self._generator.recommend(requests, self._trie, self._num_beams)
 
 
 def _title(template: WritingTemplate, item: Item) -> str:

@@ -31,8 +31,6 @@ from m6rec_jax.text.records import Item
 _STREAMS: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
 # After a retrieval task's name: vectors of items, not of users.
 _ITEMS = ":items"
-# Fields of a completion that say how a text is decoded.
-_DECODING = ("max_tokens", "stop", "temperature", "top_p")
 
 
 router = APIRouter(route_class=StrictRoute, tags=["OpenAI"])
@@ -101,9 +99,9 @@ async def completions(body: schemas.Completion, asked: Asked) -> Any:
     """Texts for users, who are described in text or by a request's fields."""
     if body.stream:
         return await events(_completion_events(asked, body))
-    task, accepted, ignored = await _accept_completion(asked, body)
+    task, accepted = await _accept_completion(asked, body)
     results: list[Any] = [*await asked.answer(*accepted)]
-    texts = [result.texts[0].continuation for result in results]
+    texts = [result.texts[0].text for result in results]
     reasons = ["stop" if result.texts[0].ended else "length" for result in results]
     usage = await run_in_threadpool(_usage, asked.snapshot, _read(*accepted), texts)
     return _head("text_completion", "cmpl", task) | {
@@ -112,7 +110,7 @@ async def completions(body: schemas.Completion, asked: Asked) -> Any:
             for index, (text, reason) in enumerate(zip(texts, reasons, strict=True))
         ],
         "usage": usage,
-        "m6rec": {**asked.snapshot.described[task, "generation"], "ignored": ignored},
+        "m6rec": {**asked.snapshot.described[task, "generation"], "ignored": body.ignored},
     }
 
 
@@ -146,21 +144,18 @@ def _models(snapshot: Snapshot) -> dict[str, dict[str, Any]]:
 
 async def _accept_completion(
     asked: Asking, body: schemas.Completion
-) -> tuple[str, list[Accepted], list[str]]:
-    """The task, its requests, and the fields of the body that mean nothing to it."""
+) -> tuple[str, list[Accepted]]:
+    """The task and its requests."""
     snapshot = asked.snapshot
     task = writing_task(snapshot, body.model, field="model")
     handler = snapshot.handler(task, "generation")
-    ignored = body.ignored
-    if not handler.one_by_one:
-        ignored += [name for name in _DECODING if getattr(body, name) is not None]
     stops = [body.stop] if isinstance(body.stop, str) else body.stop or ()
     wanted = TextOptions(body.max_tokens, [*filter(None, stops)], body.temperature, body.top_p)
     try:
         if isinstance(body.prompt, dict):
             row = body.prompt | {"candidates": [body.item or {}]}
             one = await asked.accept(row, task, "generation", body.seed or 0)
-            return task, [one._replace(wanted=wanted)], ignored
+            return task, [one._replace(wanted=wanted)]
         item = Item("", {})
         if body.item is not None:
             unknown: set[str] = set()
@@ -181,13 +176,13 @@ async def _accept_completion(
         )
         for history in histories
     ]
-    return task, accepted, ignored
+    return task, accepted
 
 
 async def _completion_events(
     asked: Asking, body: schemas.Completion
 ) -> AsyncGenerator[Mapping[str, Any], None]:
-    task, prompts, ignored = await _accept_completion(asked, body)
+    task, prompts = await _accept_completion(asked, body)
     if len(prompts) != 1:
         raise ApiError(409, "unsupported", "one prompt is streamed at a time", "prompt")
     head, whole, reason = _head("text_completion", "cmpl", task), "", "stop"
@@ -202,7 +197,7 @@ async def _completion_events(
             yield event(text, None)
         if result is not None:
             reason = "stop" if result.texts[0].ended else "length"
-    yield event("", reason) | {"m6rec": {"ignored": ignored}}
+    yield event("", reason) | {"m6rec": {"ignored": body.ignored}}
     if body.stream_options is not None and body.stream_options.include_usage:
         usage = await run_in_threadpool(_usage, asked.snapshot, _read(*prompts), [whole])
         yield head | {"choices": [], "usage": usage}

@@ -69,7 +69,7 @@ class Queued(concurrent.futures.Future[T]):
       began: of `time.monotonic`, when it left the queue; until then it is infinite.
       group: requests of equal ones may share a batch.
       order: by which the queue is ordered: deadline, number.
-      texts: what submits the texts that have no slot yet, to `generator`; None: they do not grow.
+      texts: that have no slot of `generator` yet; None: they do not grow.
       streams: of those that have one.
     """
 
@@ -87,7 +87,7 @@ class Queued(concurrent.futures.Future[T]):
         self.job, self.group, self.run, self.argument = job, group, run, argument
         self.batch_sizes, self.order, self._on_text = batch_sizes, order, on_text
         self.since, self.began = time.monotonic(), math.inf
-        self.texts: collections.deque[Callable[[], GenerationStream]] | None = None
+        self.texts: collections.deque[GenerationStream] | None = None
         self.generator: ContinuousGenerator | None = None
         self.streams: list[GenerationStream] = []
 
@@ -312,7 +312,7 @@ class Scheduler:
             return sum(self._answer([one]) for one in batch)
         for one, result in answered:
             for index, text in enumerate(getattr(result, "texts", ())):
-                one.say(index, text.continuation)
+                one.say(index, text.text)
             one.set_result(result)
         return 0
 
@@ -340,7 +340,7 @@ class Scheduler:
             try:
                 assert taker.texts is not None
                 assert taker.generator is not None
-                taker.streams.append(taker.texts.popleft()())
+                taker.streams.append(taker.generator.submit(taker.texts.popleft()))
                 self._generators.add(taker.generator)
             except Exception as error:
                 self._end(taker, error)
@@ -368,7 +368,7 @@ class Scheduler:
         def has_room(one: Queued[Any]) -> bool:
             if one.generator is None or not one.texts:
                 return False
-            under_way = one.generator.num_running + one.generator.num_pending
+            under_way = one.generator.num_running + len(one.generator.pending)
             return under_way < min(one.generator.num_slots, self._max_batch)
 
         with self._changed:

@@ -69,7 +69,7 @@ def test_tasks_by_name(
         for generator in (loaded.generator("titles"), by_itself(Generator, "titles", 12))
     )
     assert text.text == expected.text
-    assert text.score == pytest.approx(expected.score, rel=1e-3)
+    assert text.log_probability == pytest.approx(expected.log_probability, rel=1e-3)
     (longer,) = by_itself(Generator, "titles", T).write([TextRequest(histories[0])])
     assert longer.text != expected.text
     with pytest.raises(ConfigError, match="no task 'next': ctr, titles"):

@@ -9,8 +9,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from m6rec_jax.engine.decoding.automaton import NO_ENTRY, NO_RANK, Automaton
-from m6rec_jax.engine.decoding.graphs import TextChoices, build_trie, graphs_of_choices
+from m6rec_jax.engine.decoding.automaton import NO_ENTRY, Automaton
+from m6rec_jax.engine.decoding.graphs import TextChoices, graphs_of_choices
+from m6rec_jax.engine.decoding.title_trie import build_trie
 from m6rec_jax.text.vocabulary import EOS_ID
 from tests.engine.toy_language import all_but_pad
 
@@ -69,15 +70,13 @@ def test_titles_and_what_each_source_excludes(
     sequences: list[Text], excluded: list[set[int]]
 ) -> None:
     """At every prefix that is left, the mask is that of a trie without the excluded sequences."""
+    sequences = sorted(sequences)
     texts = [(*sequence, EOS_ID) for sequence in sequences]
     trie = build_trie(sequences)
     check(trie, [texts, texts[::-1]], [texts, texts])
-    ordered = sorted(texts)
-    ranks = np.full((2, 32), NO_RANK, np.int32)
-    for row, own in enumerate(excluded):
-        ranks[row, : len(own)] = sorted(own)
-    left = [[t for rank, t in enumerate(ordered) if rank not in own] for own in excluded]
-    check(trie._replace(excluded=jnp.repeat(ranks, ROWS // 2, axis=0)), left, left)
+    flags = np.array([[entry in entries for entry in range(32)] for entries in excluded])
+    left = [[t for entry, t in enumerate(texts) if not row[entry]] for row in flags]
+    check(trie.without(flags), left, left)
     padded = np.zeros((ROWS, LENGTH), np.int32)
     for row, text in enumerate(texts):
         padded[row, : len(text)] = text

@@ -13,7 +13,7 @@ import pytest
 
 from m6rec_jax.engine.decoding.automaton import Automaton, any_text
 from m6rec_jax.engine.decoding.beam_search import beam_search
-from m6rec_jax.engine.decoding.graphs import build_trie
+from m6rec_jax.engine.decoding.title_trie import build_trie
 from m6rec_jax.engine.decoding.sampling import SamplingOptions
 from m6rec_jax.engine.decoding.slots import Slots, Step, advance, model_step
 from m6rec_jax.model import Encoded, M6Rec
@@ -119,7 +119,7 @@ def test_nothing_allowed_ends_a_row() -> None:
 @pytest.mark.parametrize("sampled", [False, True])
 def test_rows_that_end_early_keep_their_entry(sampled: bool) -> None:
     """Sequences of unlike lengths: the first rows to end wait for the others."""
-    sequences = [(2,), (3, 3), (4, 2, 2), (2, 4, 3, 2, 2), (3, 2), (4, 4, 4, 4)]
+    sequences = [(2,), (2, 4, 3, 2, 2), (3, 2), (3, 3), (4, 2, 2), (4, 4, 4, 4)]
     trie = build_trie(sequences)
     options = SamplingOptions() if sampled else None
     found = toy(random_language(6), np.zeros((200, LENGTH), np.int32), trie, options)
@@ -225,6 +225,6 @@ def test_cached_beam_search_equals_uncached(setup: Any) -> None:
         step = uncached_step(model, variables, np.repeat(TASKS, beams, axis=0))
         return beam_search(step, whole, prefix_ids, constraint, num_beams=beams, length_penalty=0.6)
 
-    actual, expected = cached(variables, encoded), uncached(variables, whole)
+    (actual, _), (expected, _) = cached(variables, encoded), uncached(variables, whole)
     np.testing.assert_array_equal(actual.tokens, expected.tokens)
     np.testing.assert_allclose(actual.scores, expected.scores, rtol=1e-4)

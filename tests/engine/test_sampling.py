@@ -124,8 +124,8 @@ def test_a_draw_depends_on_its_row_and_position_alone() -> None:
     ("decoding", "wanted"),
     [
         (Decoding(), TextOptions(temperature=1.0, top_p=1e-50)),
-        (Decoding("sample", top_p=1e-50), TextOptions()),
-        (Decoding("sample", temperature=1e-38), TextOptions()),
+        (Decoding(1.0, top_p=1e-50), TextOptions()),
+        (Decoding(1e-38), TextOptions()),
         (Decoding(), TextOptions(temperature=1e-38)),
     ],
 )

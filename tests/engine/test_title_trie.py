@@ -12,7 +12,7 @@ def test_long_titles_are_cut_and_may_then_be_shared(shop_vocabulary):
     assert len(TitleTrie(shop_vocabulary, titles)) == 3
     cut = TitleTrie(shop_vocabulary, titles, max_tokens=length)
     assert cut.length == length
-    assert [cut.indices(entry) for entry in range(len(cut))] == [[0, 1], [2]]
+    assert [cut.indices(entry) for entry in range(len(cut))] in ([[0, 1], [2]], [[2], [0, 1]])
 
 
 def test_clear_errors(shop_vocabulary):

@@ -122,7 +122,7 @@ def test_explanations(found, generator):
     columns = columns_of("shop_explanations", predictions)
     texts = columns["written"].tolist()
     # Freely, an untrained model would write something else.
-    freely = [text.continuation for text in generator.write(requests_of(rows))]
+    freely = [text.text for text in generator.write(requests_of(rows))]
     assert set(freely).isdisjoint(texts)
     assert columns["reference"].tolist() == references
     assert columns["source"][0].endswith(rows[0]["source"][-1])

@@ -7,7 +7,7 @@ import numpy as np
 
 from m6rec_jax.data.store.prepared import Catalogue
 from m6rec_jax.engine.task_settings import TaskSettings
-from m6rec_jax.jobs.conversation import Conversation, DialogueData, Read
+from m6rec_jax.jobs.conversation import Conversation, DialogueData, UserRead
 
 
 def catalogue_of(items: Any, texts: Any, counts: Any = None) -> Catalogue:
@@ -42,7 +42,7 @@ def converse(
         catalogue.texts,
         engines.get("retrieval"),
         reranker,
-        Read(*user),
+        UserRead(*user),
         repeats_count,
         read_liked,
     )

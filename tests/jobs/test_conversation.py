@@ -21,7 +21,7 @@ from m6rec_jax.engine.index.catalogue_index import TopK
 from m6rec_jax.engine.index.reranking import Reranker
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.errors import ConfigError, DataError
-from m6rec_jax.jobs.conversation import Read
+from m6rec_jax.jobs.conversation import UserRead
 from m6rec_jax.jobs.resources import Resources, ServiceOptions
 from m6rec_jax.pipeline.prepared_rows import read_rows
 from m6rec_jax.serving import chat as chat_module
@@ -48,7 +48,6 @@ class Model:
     """Replies with a fixed text, recommends the first items that were not seen; keeps the calls."""
 
     vocabulary, max_tokens, num_items = Vocabulary(), 200, len(TITLES)
-    options = SimpleNamespace(programs=None)
 
     def __init__(self, reply="Try Heat."):
         self.reply, self.sources, self.seen = reply, [], []
@@ -59,7 +58,7 @@ class Model:
         assert request.task in ("r", "replies")
         self.choices = request.choices
         assert request.prefix == "SYSTEM:"
-        return [GeneratedText(f"SYSTEM: {self.reply}", -1.0, -1.0, True, None, self.reply)]
+        return [GeneratedText(self.reply, -1.0, True)]
 
     def _left(self, seen):
         self.seen.append(set(seen))
@@ -266,7 +265,7 @@ def test_the_model_chooses_what_is_said():
 def test_towers_of_users_read_what_was_liked():
     model = FilmModel()
     conversation = converse(
-        FILMS, retrieval=model, read_liked=lambda liked: Read([f"{liked}"], [*liked])
+        FILMS, retrieval=model, read_liked=lambda liked: UserRead([f"{liked}"], [*liked])
     )
     conversation.answer("I liked Fargo and Alien, and I hated Big. Newer than Casper?")
     assert model.sources == [["[0, 3]"]]
@@ -274,7 +273,7 @@ def test_towers_of_users_read_what_was_liked():
     assert model.sources[1:] == [["[0, 3]"]]
 
 
-@pytest.mark.parametrize("read_liked", [None, lambda liked: Read([], [*liked])])
+@pytest.mark.parametrize("read_liked", [None, lambda liked: UserRead([], [*liked])])
 def test_what_is_named_together_is_recommended(read_liked):
     """The towers have the catalogue's order; those who named Heat (1995) named Big, then Alien."""
     counted = CoOccurrence.counted(np.repeat([0, 1, 2], 2), np.array([1, 4, 1, 4, 1, 3]), 5)
@@ -390,7 +389,7 @@ def model_of(**kinds):
     }
     settings = SimpleNamespace(tasks=tasks, source_length=64, target_length=32)
     made = SimpleNamespace(
-        settings=settings, tasks=tasks, data_dir=None, options=lambda: Model.options
+        settings=settings, tasks=tasks, data_dir=None
     )
     made.generator = made.retriever = lambda *_, **shapes: Model()
     return made

@@ -6,20 +6,12 @@ import gin
 import numpy as np
 import pytest
 
-from m6rec_jax.engine.decoding.generation import Generator, TextRequest
+from m6rec_jax.engine.decoding.generation import Generator
 from m6rec_jax.errors import DataError
 from m6rec_jax.jobs.generation import GenerationAnswers
-from m6rec_jax.jobs.resources import open_serving_data
-from m6rec_jax.requests.rendering import RequestRenderer
-from m6rec_jax.requests.request import RequestParser
-from tests.serving.served_films import (
-    MAX_EVENTS,
-    S,
-    request,
-)
+from tests.serving.served_films import request
 
-SAMPLING = "Decoding.method = 'sample'\nDecoding.temperature = 1.5\nDecoding.seed = 3\n"
-BEAMS = "Decoding.method = 'beam_search'\nDecoding.num_beams = 3\nDecoding.length_penalty = 1.0\n"
+SAMPLING = "Decoding.temperature = 1.5\nDecoding.seed = 3\n"
 
 
 @pytest.fixture
@@ -85,32 +77,9 @@ def test_going_on_with_other_chunks_changes_no_text(infer, configured, monkeypat
     assert texts(infer(plain, "titles", "other")[0]) != texts(whole)
 
 
-def test_log_probabilities_are_no_scores(infer, configured, served_model):
-    """Beam search orders by scores that are normalised by length; what is written is not."""
-    configured(BEAMS)
-    asked = [asking(n) for n in range(4)]
-    found, _ = infer(asked, "titles")
-    data = open_serving_data(served_model, "titles")
-    parser = RequestParser(data.spec, data.items, data.statistics_names())
-    renderer = RequestRenderer(data.template, data.statistics, MAX_EVENTS, render_candidates=False)
-    generator = served_model.generator("titles", batch_sizes=(4,), source_buckets=(S,))
-    for row, answer in zip(asked, found, strict=True):
-        parsed = parser.parse(row)
-        template = data.template.writing["titles"]
-        history = renderer.render(parsed).history
-        requests = [TextRequest(history, template.render_prefix(i)) for i in parsed.candidates]
-        beams = generator.beam_search(requests, num_beams=3, length_penalty=1.0)
-        assert answer["texts"] == [texts[0].continuation for texts in beams]
-        # Of the tokens themselves, see test_generation.
-        expected = [texts[0].log_probability for texts in beams]
-        np.testing.assert_allclose(answer["log_probabilities"], expected, rtol=1e-5)
-        scores = [texts[0].score for texts in beams]
-        assert all(2 * p < score for p, score in zip(expected, scores, strict=True))
-
-
 @pytest.mark.parametrize("job", [None, "title_recommendation"])
 def test_probabilities_that_are_no_numbers_are_refused(infer, monkeypatch, job):
-    texts, nothing = Generator._texts, {"score": np.nan, "log_probability": np.nan}
+    texts, nothing = Generator._texts, {"log_probability": np.nan}
     monkeypatch.setattr(
         Generator, "_texts", lambda *given: [text._replace(**nothing) for text in texts(*given)]
     )

@@ -117,7 +117,7 @@ def test_openai_completes(ai: openai.OpenAI, service: Service) -> None:
     generator = service.generator("contents")
     histories = [PROFILE.splitlines(), ["user, likes drama"]]
     expected = [
-        text.continuation
+        text.text
         for text in generator.write([TextRequest(own, "film", "contents") for own in histories])
     ]
     prompts = [PROFILE, "user, likes drama"]
@@ -139,7 +139,7 @@ def test_openai_completes(ai: openai.OpenAI, service: Service) -> None:
         model="titles", prompt=PROFILE, extra_body={"item": {"genre": "horror"}}
     )
     prefixed = generator.write([TextRequest(PROFILE.splitlines(), "horror:", "titles")])
-    assert about.choices[0].text == prefixed[0].continuation
+    assert about.choices[0].text == prefixed[0].text
     with pytest.raises(openai.ConflictError, match="name one of them: contents, reasons, titles"):
         ai.completions.create(model="m6rec", prompt="a")
 
@@ -153,7 +153,7 @@ def test_openai_says_how_texts_are_drawn_and_end(ai: openai.OpenAI, service: Ser
     (drawn,) = generator.write([request])
     warm = {"temperature": 1.5, "top_p": 0.9, "seed": 7}
     text = ai.completions.create(**asked, **warm).choices[0].text
-    assert text == drawn.continuation
+    assert text == drawn.text
     assert ai.completions.create(**asked, **warm | {"seed": 8}).choices[0].text != text
     greedy = ai.completions.create(**asked).choices[0].text
     assert ai.completions.create(**asked, **warm | {"temperature": 0}).choices[0].text == greedy

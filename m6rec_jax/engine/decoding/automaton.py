@@ -26,8 +26,6 @@ Leaf = Any  # of numpy until a batch is sent
 
 NO_ENTRY = -1
 FREELY = -1  # the node of texts that follow no graph
-# Above all ranks: fills up sources that exclude less than others.
-NO_RANK = np.iinfo(np.int32).max
 
 
 class Automaton(NamedTuple):
@@ -41,13 +39,12 @@ class Automaton(NamedTuple):
         into compiled code.
       rest: int32 `[nodes]`, how many tokens it takes at least to the end of a text; None where
         every text has room.
-      entry: int32 `[nodes]`, which title ends at a node, or `NO_ENTRY`; None: no titles.
-      first_rank, end_rank: int32 `[nodes]`: below a node are the titles of ranks first_rank …
-        end_rank - 1, sorted by their tokens.
+      first_entry, end_entry: int32 `[nodes]`: below a node are the titles first_entry …
+        end_entry - 1, sorted by their tokens; None: no titles.
       start: int32 `[sources]`, the node where texts begin, or `FREELY`; None: all at node 0, or
         freely where there is no graph.
-      excluded: int32 `[rows, width]`, ascending ranks of titles that must not come, filled up with
-        `NO_RANK`.
+      num_excluded: int32 `[sources, titles + 1]`, of the titles before each one, how many must not
+        come; None: all may.
     """
 
     free: Leaf = None
@@ -56,11 +53,15 @@ class Automaton(NamedTuple):
     target: Leaf = None
     slots: Leaf = None
     rest: Leaf = None
-    entry: Leaf = None
-    first_rank: Leaf = None
-    end_rank: Leaf = None
+    first_entry: Leaf = None
+    end_entry: Leaf = None
     start: Leaf = None
-    excluded: Leaf = None
+    num_excluded: Leaf = None
+
+    def without(self, excluded: Array) -> Automaton:
+        """The same, but for titles that must not come, bool `[sources, titles]`."""
+        counts = jnp.cumsum(excluded, axis=1, dtype=jnp.int32)
+        return self._replace(num_excluded=jnp.pad(counts, ((0, 0), (1, 0))))
 
     def start_nodes(self, num_sources: int, rows_per_source: int = 1) -> Array:
         """Nodes `[rows]` before the first token; rows of one source lie next to one another."""
@@ -78,19 +79,20 @@ class Automaton(NamedTuple):
         if self.first_edge is None:
             return jnp.where(self.free, log_probs, -jnp.inf)
         edges, present = self._edges(node)
+        rows = jnp.arange(node.shape[0])[:, None]
         target = self.target[edges]
-        if self.excluded is not None and self.first_rank is not None:
+        if self.num_excluded is not None:
             # A branch is dead when all titles below it are excluded.
-            first, end = self.first_rank[target], self.end_rank[target]
-            search = jax.vmap(jnp.searchsorted)
-            present &= search(self.excluded, end) - search(self.excluded, first) != end - first
+            first, end = self.first_entry[target], self.end_entry[target]
+            source = rows * self.num_excluded.shape[0] // node.shape[0]
+            dead = self.num_excluded[source, end] - self.num_excluded[source, first]
+            present &= dead != end - first
         if self.rest is not None:
             fits = present & (self.rest[target] < jnp.asarray(room)[..., None])
             present = jnp.where(fits.any(axis=1, keepdims=True), fits, present)
         # Out of range, so that the scatter below drops it.
         tokens = jnp.where(present, self.token[edges], log_probs.shape[-1])
         values = jnp.take_along_axis(log_probs, tokens, axis=-1, mode="clip")
-        rows = jnp.arange(node.shape[0])[:, None]
         masked = jnp.full_like(log_probs, -jnp.inf).at[rows, tokens].set(values, mode="drop")
         if self.free is None:
             return masked
@@ -108,7 +110,10 @@ class Automaton(NamedTuple):
 
     def entries(self, node: Array) -> Array:
         """Which title each text is, `NO_ENTRY` where none is complete."""
-        return jnp.full_like(node, NO_ENTRY) if self.entry is None else self.entry[node]
+        if self.first_entry is None:
+            return jnp.full_like(node, NO_ENTRY)
+        is_leaf = self.first_edge[node] == self.first_edge[node + 1]
+        return jnp.where(is_leaf, self.first_entry[node], NO_ENTRY)
 
     def _edges(self, node: Array) -> tuple[Array, Array]:
         """Edges in the slots of each row, and which are real, both `[rows, width]`."""

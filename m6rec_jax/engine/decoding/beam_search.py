@@ -23,33 +23,13 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from m6rec_jax.engine.decoding.automaton import Automaton
-from m6rec_jax.engine.decoding.slots import FREE, Step
+from m6rec_jax.engine.decoding.slots import FREE, GeneratedBatch, Step
 from m6rec_jax.text.vocabulary import EOS_ID, PAD_ID
 
 Array = jax.Array
 
 # Up to here repeated argmax is about as fast as a sort, and one program then serves all ends.
 _FEW = 8
-
-
-class Beams(NamedTuple):
-    """The best texts of each source, best first: finished ones, then those cut off at the length.
-
-    Attributes:
-      tokens: int32 `[sources, beams, length]`, `[EOS]` included, then padding.
-      scores: float32 `[sources, beams]`, length-normalised; -inf where there is no text.
-      log_probability: float32 `[sources, beams]`, of the tokens after the prefix.
-      ended: bool `[sources, beams]`; False: cut off.
-      node: int32 `[sources, beams]`, of the automaton after the last token.
-      num_steps: int32 scalar, steps that the loop took.
-    """
-
-    tokens: Array
-    scores: Array
-    log_probability: Array
-    ended: Array
-    node: Array
-    num_steps: Array
 
 
 class _Texts(NamedTuple):
@@ -80,8 +60,8 @@ def beam_search(
     *,
     num_beams: int,
     length_penalty: ArrayLike = 0.0,
-) -> Beams:
-    """Searches for the best texts of every source.
+) -> tuple[GeneratedBatch, Array]:
+    """The best texts of every source: finished ones, then those cut off; and how many steps it took.
 
     Args:
       step: gives logits for `[sources * beams]` rows, those of a source next to one another.
@@ -154,14 +134,10 @@ def beam_search(
     beam = jnp.arange(num_beams)
     chosen = jnp.where(beam < number, beam, num_beams + beam - number)
     texts = _take_beams(_joined(end.finished, end.living), chosen)
-    return Beams(
-        texts.tokens,
-        texts.scores,
-        texts.log_probability,
-        jnp.broadcast_to(beam < number, shape),
-        texts.node,
-        end.position,
-    )
+    ended = jnp.broadcast_to(beam < number, shape)
+    entries = automaton.entries(texts.node)
+    batch = GeneratedBatch(texts.tokens, texts.scores, texts.log_probability, ended, entries)
+    return batch, end.position
 
 
 def _with_prefix(log_probs: Array, tokens: Array) -> Array:

@@ -1,7 +1,6 @@
 """Continuous batching: texts of unlike lengths, asked for at any time, share every step.
 
-    generator = ContinuousGenerator(model, variables, vocabulary, EngineOptions(256, 64))
-    stream = generator.submit(generator.stream(TextRequest(segments, task="explain"), 40))
+    stream = generator.submit(generator.stream(TextRequest(segments, task="explain")))
     while stream.finish_reason is None:
         generator.step()
         print(*stream.take(), sep="", end="")
@@ -14,9 +13,7 @@ else is under way: it is the one of `Generator.write` for the same request.
 
 from __future__ import annotations
 
-import collections
 import logging
-import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -25,14 +22,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from m6rec_jax.engine.decoding.automaton import Automaton
-from m6rec_jax.engine.decoding.generation import TextEngine, TextRequest
+from m6rec_jax.engine.decoding.generation import Generator, TextRequest
 from m6rec_jax.engine.decoding.graphs import graphs_of_choices
 from m6rec_jax.engine.decoding.sampling import SamplingOptions
 from m6rec_jax.engine.decoding.slots import FREE, Slots, Written, advance, model_step
 from m6rec_jax.engine.decoding.stream import GenerationStream
 from m6rec_jax.engine.engine import EngineOptions, Variables, encoded_source
 from m6rec_jax.engine.programs.runtime import smallest_that_fits
-from m6rec_jax.errors import ConfigError
 from m6rec_jax.model import Encoded, M6Rec
 from m6rec_jax.text.vocabulary import Vocabulary
 
@@ -53,9 +49,9 @@ class _State(NamedTuple):
     automaton: Automaton
 
 
-class ContinuousGenerator(TextEngine):
-    """Texts for requests as they come. Any thread may submit; whoever calls `step` lets them grow,
-    as `serving.scheduler.Scheduler` does.
+class ContinuousGenerator(Generator):
+    """Texts for requests as they come. Any thread may prepare a `stream`; one thread submits them
+    and lets them grow, as that of `serving.scheduler.Scheduler` does.
 
     Args:
       model, variables, vocabulary, options: see `Engine`.
@@ -64,6 +60,10 @@ class ContinuousGenerator(TextEngine):
 
     Raises:
       ConfigError: no room for a word, or numbers that do not fit.
+
+    Attributes:
+      num_slots: how many texts grow at the same time, at most.
+      pending: texts that wait for a slot.
     """
 
     def __init__(
@@ -86,123 +86,92 @@ class ContinuousGenerator(TextEngine):
         self._start = program(empty_slots, model, self.num_slots, self.max_tokens, width)
         self._state: _State | None = None  # made at the first step
         self._column = 0
-        self._running: list[GenerationStream] = []
-        self._free = list(range(self.num_slots))
-        self._pending = collections.deque[GenerationStream]()
-        self._waiting = threading.Lock()  # over `_pending`
-        self._stepping = threading.Lock()
+        self._running: dict[int, GenerationStream] = {}  # by slot
+        self.pending: list[GenerationStream] = []
 
     @property
     def num_running(self) -> int:
         """Texts under way."""
         return len(self._running)
 
-    @property
-    def num_pending(self) -> int:
-        """Requests that wait for a slot."""
-        return len(self._pending)
-
-    def stream(
-        self, request: TextRequest, max_tokens: int | None = None, stop: Sequence[str] = ()
-    ) -> GenerationStream:
-        """A text that can be submitted: its request in tokens, made by any thread of the host.
-
-        Args:
-          request: what is written.
-          max_tokens: most tokens after the prefix, `[EOS]` included; None: what there is room for,
-            as much as the task was trained to write.
-          stop: texts that end it and are no part of it.
-
-        Raises:
-          DataError, ConfigError: as `prepared`, and for a number out of range.
-        """
-        if (max_tokens is not None and max_tokens < 1) or "" in stop:
-            raise ConfigError(
-                f"max_tokens = {max_tokens} and stop = {stop}: at least one token, "
-                "and no empty text"
-            )
+    def stream(self, request: TextRequest) -> GenerationStream:
+        """A text that can be submitted: its request in tokens; errors as `prepared`."""
         text = self.prepared(request)
         limit = min(self.max_tokens, (text.settings.target_length or self.max_tokens + 1) - 1)
-        if max_tokens is not None:
-            limit = min(limit, len(text.given) + max_tokens)
-        return GenerationStream(self.vocabulary, text, limit, stop)
+        if request.max_tokens is not None:
+            limit = min(limit, len(text.given) + request.max_tokens)
+        return GenerationStream(self.vocabulary, text, limit)
 
     def submit(self, stream: GenerationStream) -> GenerationStream:
         """Queues a text; returns at once."""
-        with self._waiting:
-            self._pending.append(stream)
+        self.pending.append(stream)
         return stream
 
     def warm_up(self) -> None:
         """Compiles every program that requests may run."""
-        with self._stepping:
-            if self._segments:
-                self._segments.warm_up(self.variables)
-            for bucket in self._source_buckets:
-                for size in self._join_sizes:
-                    self._let_into_slots([], bucket, size)
-            for count in self._row_counts:
-                self._take_steps([], count)
+        if self._segments:
+            self._segments.warm_up(self.variables)
+        for bucket in self._source_buckets:
+            for size in self._join_sizes:
+                self._let_into_slots([], [], bucket, size)
+        for count in self._row_counts:
+            self._take_steps([], count)
 
     def step(self) -> bool:
         """Lets requests in, takes a few steps; returns whether there is more to do."""
-        with self._stepping:
-            try:
-                self._leave()
-                self._let_in()
-                if self._running:
-                    self._step_all()
-            except Exception as error:
-                # The state may be gone with the call that failed: begin anew, without these texts.
-                logger.exception("a step of generation failed")
-                self._state = None
-                for stream in self._running:
-                    stream.finish("error", error)
-                self._running, self._free = [], list(range(self.num_slots))
-            return bool(self._running or self._pending)
+        try:
+            for stream in [*self._running.values(), *self.pending]:
+                if stream.is_cancelled:
+                    stream.finish("cancelled")
+            self.pending = [one for one in self.pending if one.finish_reason is None]
+            self._keep_unfinished()
+            self._let_in()
+            if self._running:
+                self._step_all()
+        except Exception as error:
+            # The state may be gone with the call that failed: begin anew, without these texts.
+            logger.exception("a step of generation failed")
+            self._state = None
+            for stream in self._running.values():
+                stream.finish("error", error)
+            self._running = {}
+        return bool(self._running or self.pending)
 
-    def _leave(self) -> None:
-        """Those that nobody waits for go."""
-        with self._waiting:
-            for stream in [one for one in (*self._running, *self._pending) if one.is_cancelled]:
-                stream.finish("cancelled")
-                if stream in self._running:
-                    self._release(stream)
-                else:
-                    self._pending.remove(stream)
-
-    def _release(self, stream: GenerationStream) -> None:
-        self._running.remove(stream)
-        self._free.append(stream.slot)
+    def _keep_unfinished(self) -> None:
+        running = self._running.items()
+        self._running = {slot: one for slot, one in running if one.finish_reason is None}
 
     def _let_in(self) -> None:
         """Encodes the first that wait into free slots, together."""
-        with self._waiting:
-            number = min(len(self._free), len(self._pending), self._join_sizes[-1])
-            streams = [self._pending.popleft() for _ in range(number)]
-        if not streams:
+        number = min(self.num_slots - self.num_running, len(self.pending), self._join_sizes[-1])
+        if not number:
             return
+        streams, self.pending = self.pending[:number], self.pending[number:]
         longest = max(len(one.prepared.source["encoder_input_tokens"]) for one in streams)
         bucket = smallest_that_fits(longest, self._source_buckets)
-        for stream in streams:
-            stream.slot = self._free.pop()
-        self._running += streams
-        self._let_into_slots(streams, bucket, smallest_that_fits(number, self._join_sizes))
+        slots = self._free_slots()[:number]
+        self._running |= dict(zip(slots, streams, strict=True))
+        self._let_into_slots(streams, slots, bucket, smallest_that_fits(number, self._join_sizes))
 
-    def _let_into_slots(self, streams: Sequence[GenerationStream], bucket: int, size: int) -> None:
-        """Puts texts into their slots, rows of padding into none."""
+    def _free_slots(self) -> list[int]:
+        return [slot for slot in range(self.num_slots) if slot not in self._running]
+
+    def _let_into_slots(
+        self, streams: Sequence[GenerationStream], slots: Sequence[int], bucket: int, size: int
+    ) -> None:
+        """Puts texts into slots, rows of padding into none."""
         if self._state is None:
-            slots, task_ids = self._start(self._decoding_variables())
+            empty, task_ids = self._start(self._decoding_variables())
             graphs = graphs_of_choices((), range(self.num_slots))
-            self._state = _State(slots, task_ids, self._whole(graphs))
+            self._state = _State(empty, task_ids, self._whole(graphs))
         texts = [stream.prepared for stream in streams]
         batch = self._columns(texts, size)
-        places = np.full((2, size), self.num_slots, np.int32)
-        for row, stream in enumerate(streams):
-            places[:, row] = stream.slot, stream.limit
-        batch["places"], batch["limit"] = places
+        places, limits = np.full((2, size), self.num_slots, np.int32)
+        places[: len(slots)] = slots
+        limits[: len(slots)] = [stream.limit for stream in streams]
         choices = [text.request.choices for text in texts]
-        graphs = self._whole(graphs_of_choices(choices, batch["places"].tolist()))
+        graphs = self._whole(graphs_of_choices(choices, places.tolist()))
+        batch |= {"places": places, "limit": limits}
         with self._segments_held():
             sources, settings = [text.source for text in texts], [text.settings for text in texts]
             batch |= self._history_batch(sources, settings, bucket, size)
@@ -215,28 +184,24 @@ class ContinuousGenerator(TextEngine):
 
     def _step_all(self) -> None:
         """Takes steps with all texts under way, and hands on what they say."""
-        running = sorted(self._running, key=lambda stream: stream.slot)
-        count = smallest_that_fits(len(running), self._row_counts)
-        tokens, gained = self._take_steps(running, count)
-        for stream, new, scores in zip(running, tokens.tolist(), gained.tolist(), strict=True):
-            stream.add(new, scores)
-            if stream.finish_reason is not None:
-                self._release(stream)
+        slots = sorted(self._running)
+        count = smallest_that_fits(len(slots), self._row_counts)
+        tokens, gained = self._take_steps(slots, count)
+        for slot, new, scores in zip(slots, tokens.tolist(), gained.tolist(), strict=True):
+            self._running[slot].add(new, scores)
+        self._keep_unfinished()
 
-    def _take_steps(
-        self, running: Sequence[GenerationStream], count: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens and their log probabilities, `[running, steps]` both.
+    def _take_steps(self, slots: Sequence[int], count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens and their log probabilities, `[slots, steps]` both.
 
         Args:
-          running: texts under way, by their slots.
-          count: rows to take part, at least the running ones.
+          slots: of the texts under way, ascending.
+          count: rows to take part, at least these.
         """
-        slots = [stream.slot for stream in running]
         if count == self.num_slots:
-            rows, places = list(range(count)), slots
+            rows, places = list(range(count)), list(slots)
         else:
-            rows, places = [*slots, *self._free][:count], list(range(len(running)))
+            rows, places = [*slots, *self._free_slots()][:count], list(range(len(slots)))
         active = np.zeros(count, bool)
         active[places] = True
         assert self._state is not None

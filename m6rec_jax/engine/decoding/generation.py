@@ -25,7 +25,7 @@ from m6rec_jax.engine.decoding.automaton import NO_ENTRY, Automaton, any_text
 from m6rec_jax.engine.decoding.beam_search import beam_search
 from m6rec_jax.engine.decoding.graphs import TextChoices, graphs_of_choices
 from m6rec_jax.engine.decoding.sampling import GREEDY, SamplingOptions, check_sampling
-from m6rec_jax.engine.decoding.slots import FREE, Slots, advance, model_step
+from m6rec_jax.engine.decoding.slots import FREE, GeneratedBatch, Slots, advance, model_step
 from m6rec_jax.engine.decoding.title_trie import TitleTrie
 from m6rec_jax.engine.engine import Engine, EngineOptions, Variables, encoded_source
 from m6rec_jax.engine.programs.runtime import in_buckets, read_back
@@ -53,6 +53,9 @@ class TextRequest(NamedTuple):
       choices: what the text may say after the prefix; None: anything.
       seen: indices into a trie's catalogue that must not be recommended; beam search spends no beam
         on titles all of whose items are among them.
+      max_tokens: of a text that grows one by one, most tokens after the prefix, `[EOS]` included;
+        None: what there is room for, as much as the task was trained to write.
+      stop: texts that end such a text and are no part of it, none of them empty.
     """
 
     source: Sequence[Text]
@@ -62,6 +65,8 @@ class TextRequest(NamedTuple):
     seed: int = 0
     choices: TextChoices | None = None
     seen: Sequence[int] = ()
+    max_tokens: int | None = None
+    stop: Sequence[str] = ()
 
 
 class PreparedText(NamedTuple):
@@ -77,22 +82,17 @@ class GeneratedText(NamedTuple):
     """A text that the model generated.
 
     Attributes:
-      text: with its prefix.
-      score: what texts are ordered by: of beam search the log probability normalised by the length
-        (`beam_search`), else the log probability.
-      log_probability: of what comes after the prefix.
-      ended: False where the text was cut off at the longest length.
+      text: without its prefix.
+      log_probability: of the text.
+      ended: False where it was cut off at the longest length.
       entry: which title of the trie it is, where there was one.
-      continuation: the text without its prefix.
-      tokens: all of it, with [EOS] where the text has ended.
+      tokens: the prefix's, then its own, with [EOS] where it has ended.
     """
 
     text: str
-    score: float
     log_probability: float
     ended: bool
     entry: int | None = None
-    continuation: str = ""
     tokens: tuple[int, ...] = ()
 
 
@@ -108,23 +108,6 @@ class RecommendedTitle(NamedTuple):
     title: str
     score: float
     indices: list[int]
-
-
-class GeneratedBatch(NamedTuple):
-    """Texts of each source, best first, `[sources, texts]`: as of `GeneratedText`, in arrays.
-
-    Attributes:
-      tokens: int32 `[sources, texts, length]`.
-      scores, log_probability: float32.
-      ended: bool.
-      entries: int32, of titles; `NO_ENTRY` without any.
-    """
-
-    tokens: Array
-    scores: Array
-    log_probability: Array
-    ended: Array
-    entries: Array
 
 
 def generate(
@@ -144,14 +127,14 @@ def generate(
       num_texts: per source; more than one of beam search alone.
       variables: of the model.
       features: those of `encoded_source`, `task_ids` `[sources, 1]`, `prefix_ids` `[sources,
-        length]`, and of 'sample' the others of `Slots.of`, `[sources]`; `seen` may be what the
-        automaton calls excluded, `[sources, width]`.
+        length]`, and of 'sample' the others of `Slots.of`, `[sources]`; `seen` may be the titles
+        that must not come, bool `[sources, titles]`.
       automaton: what may be written.
       length_penalty: of beam search.
     """
     prefix_ids, task_ids = features["prefix_ids"], features["task_ids"]
     if "seen" in features:
-        automaton = automaton._replace(excluded=jnp.repeat(features["seen"], num_texts, axis=0))
+        automaton = automaton.without(features["seen"])
     cache: Any = model.apply(
         variables,
         encoded_source(model, variables, features),
@@ -162,10 +145,9 @@ def generate(
     )
     step = model_step(model, variables, task_ids)
     if verb == "beam_search":
-        beams = beam_search(
+        return beam_search(
             step, cache, prefix_ids, automaton, num_beams=num_texts, length_penalty=length_penalty
-        )
-        return GeneratedBatch(*beams[:4], automaton.entries(beams.node))
+        )[0]
     slots = Slots.of(cache, automaton, features)
     active = jnp.ones(prefix_ids.shape[:1], bool)
     slots, written = advance(step, slots, automaton, active, prefix_ids.shape[1])
@@ -175,10 +157,11 @@ def generate(
     return GeneratedBatch(written.tokens[:, None], scores, scores, ended, entries)
 
 
-class TextEngine(Engine):
-    """What batches of texts and those that grow one by one (`continuous`) share.
+class Generator(Engine):
+    """Whole texts, in batches; `continuous` has those that grow one by one.
 
-    A text has up to `max_tokens` tokens, `[EOS]` and the prefix included.
+    A text has up to `max_tokens` tokens, `[EOS]` and the prefix included. Where a `trie` is given,
+    its titles come after the prefix, and nothing else. Errors of requests are those of `prepared`.
 
     Raises:
       ConfigError: no room for a word, or buckets that do not end with S.
@@ -234,12 +217,6 @@ class TextEngine(Engine):
         return columns | SamplingOptions(temperature, top_k.astype(np.int32), top_p)._asdict()
 
 
-class Generator(TextEngine):
-    """Whole texts, in batches; errors are those of `TextEngine.prepared`.
-
-    Where a `trie` is given, its titles come after the prefix, and nothing else.
-    """
-
     def write(
         self, requests: Sequence[TextRequest], *, trie: TitleTrie | None = None
     ) -> list[GeneratedText]:
@@ -292,7 +269,7 @@ class Generator(TextEngine):
             [
                 RecommendedTitle(
                     trie.titles[text.entry],
-                    text.score,
+                    text.log_probability,
                     [item for item in trie.indices(text.entry) if item not in request.seen],
                 )
                 for text in texts[:k]
@@ -311,9 +288,8 @@ class Generator(TextEngine):
     ) -> list[list[GeneratedText]]:
         texts = [self.prepared(request, trie.length if trie else 1) for request in requests]
         has_choices = any(request.choices for request in requests)
-        several = f"{num_texts}" if num_texts > 1 else ""
-        kind = "choices" if has_choices else "titles" if trie else ""
-        name = "_".join(filter(None, (verb, several, kind)))
+        kind = "_choices" if has_choices else "_titles" if trie else ""
+        name = f"{verb}_{num_texts}{kind}" if num_texts > 1 else f"{verb}{kind}"
         run = self._program(name, generate, self.model, verb, num_texts)
         variables = self._decoding_variables()
         lengths = [len(text.source["encoder_input_tokens"]) for text in texts]
@@ -326,8 +302,7 @@ class Generator(TextEngine):
                 batch = {"prefix_ids": batch["prefix_ids"]}
             if trie is not None and verb == "beam_search":
                 seen = [*(text.request.seen for text in chosen), *[()] * (size - len(chosen))]
-                # An export has one program for all shapes.
-                batch["seen"] = trie.excluded_ranks(seen, self.options.programs is not None)
+                batch["seen"] = trie.excluded(seen)
             automaton = self._any_text if trie is None else trie.automaton
             if has_choices:
                 graphs = graphs_of_choices([text.request.choices for text in chosen], range(size))
@@ -360,17 +335,13 @@ class Generator(TextEngine):
         for tokens, score, log_probability, ended, entry in zip(*batch, strict=True):
             if np.isneginf(score):
                 continue
-            text = after = self.vocabulary.decode(tokens)
-            if num_given:
-                after = self.vocabulary.decode(tokens[num_given:]).strip()
+            text = self.vocabulary.decode(tokens[num_given:])
             texts.append(
                 GeneratedText(
-                    text,
-                    float(score),
+                    text.strip() if num_given else text,
                     float(log_probability),
                     bool(ended),
                     int(entry) if entry != NO_ENTRY else None,
-                    after,
                     tuple(tokens[: (tokens != EOS_ID).cumprod().sum() + 1].tolist()),
                 )
             )

@@ -1,20 +1,19 @@
-"""Graphs of `automaton`, made on the host: titles, and texts that are put together from parts.
+"""Texts that are put together from parts, as automata that are made on the host.
 
-Titles are one graph that all sources share. `TextChoices` says what may stand in each part of one
-text ("By A, like B." or "By A, like C." or nothing, then ...), so every source has a graph of its
-own, and those of a batch have a shape that is always the same. Which of the texts comes is the
-model's choice.
+`TextChoices` says what may stand in each part of one text ("By A, like B." or "By A, like C." or
+nothing, then ...), so every source has a graph of its own, and those of a batch have a shape that
+is always the same. Which of the texts comes is the model's choice.
 """
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Sequence
 
-import jax
 import numpy as np
 from scipy import sparse
 
-from m6rec_jax.engine.decoding.automaton import FREELY, NO_ENTRY, Automaton
+from m6rec_jax.engine.decoding.automaton import FREELY, Automaton
 from m6rec_jax.text.vocabulary import EOS_ID
 
 # Of one source; parts with more choices lose their last ones, but not the one to say nothing.
@@ -23,58 +22,7 @@ NODES, EDGES = 4_096, 8_192
 # Tokens that may come after one: not more than so many.
 _WIDTH = 256
 
-# A place in a text: a part, one of its choices, and how many of its tokens have come.
-_Place = tuple[int, int, int]
-
-
-def build_trie(sequences: Sequence[Sequence[int] | np.ndarray]) -> Automaton:
-    """The graph of distinct sequences of tokens, at least one; entry i is sequence i.
-
-    Nodes are numbered level by level, the children of a node by ascending token. A node's children
-    are then consecutive, and the edge that leads to node n is number n. Every sequence ends with
-    `[EOS]`, so only leaves have an entry. Sizes are rounded up to powers of two, so that a
-    catalogue which grows a little compiles nothing anew.
-    """
-    depth, number = max(map(len, sequences)) + 1, len(sequences)
-    matrix = np.full((number, depth), -1, np.int32)
-    for i, sequence in enumerate(sequences):
-        matrix[i, : len(sequence)], matrix[i, len(sequence)] = sequence, EOS_ID
-    order = np.lexsort(matrix.T[::-1])
-    ordered = matrix[order].T  # `[depth, sequences]`
-
-    # A sequence differs from the one before in its first d + 1 tokens: there a node of depth d
-    # begins, unless it has ended.
-    differs = np.ones(ordered.shape, bool)
-    differs[:, 1:] = np.logical_or.accumulate(ordered[:, 1:] != ordered[:, :-1], axis=0)
-    begins = differs & (ordered >= 0)
-    level, first = np.nonzero(begins)  # of each node but node 0
-    node = np.cumsum(begins, dtype=np.int32).reshape(begins.shape)
-    parent = np.where(level > 0, node[level - 1, first], 0)
-    # A node's sequences go until the next one that differs, whether or not a node begins there.
-    next_ = np.full(differs.shape, number, np.int32)
-    next_[:, :-1][differs[:, 1:]] = np.nonzero(differs[:, 1:])[1] + 1
-    next_ = np.minimum.accumulate(next_[:, ::-1], axis=1)[:, ::-1]
-    num_nodes, token = 1 + len(level), ordered[level, first]
-    number_of_children = np.bincount(parent, minlength=num_nodes)
-    size = _power_of_two(num_nodes + 1)
-    first_edge = np.full(size + 1, num_nodes, np.int32)
-    first_edge[: num_nodes + 1] = 1 + np.concatenate([[0], np.cumsum(number_of_children)])
-
-    def padded(root: int, others: np.ndarray, padding: int) -> np.ndarray:
-        rest = np.full(size - num_nodes, padding)
-        return np.concatenate([[root], others, rest]).astype(np.int32)
-
-    automaton = Automaton(
-        first_edge=first_edge,
-        token=padded(-1, token, -1),
-        target=np.arange(size, dtype=np.int32),
-        slots=np.arange(_power_of_two(int(number_of_children.max())), dtype=np.int32),
-        entry=padded(NO_ENTRY, np.where(token == EOS_ID, order[first], NO_ENTRY), NO_ENTRY),
-        first_rank=padded(0, first, 0),
-        end_rank=padded(number, next_[level, first], 0),
-    )
-    # Not `jnp.asarray`, which compiles a program for each shape.
-    return jax.device_put(automaton)
+_Tokens = tuple[int, ...]
 
 
 class TextChoices:
@@ -89,59 +37,19 @@ class TextChoices:
     """
 
     def __init__(self, parts: Sequence[Sequence[Sequence[int]]]) -> None:
-        self._parts = [list(dict.fromkeys(map(tuple, choices))) for choices in parts]
-        while sum(map(_num_tokens, self._parts)) > NODES // 2:
-            _shorten(max(self._parts, key=_num_tokens))
-        while not _fits(nodes := self._nodes()):
-            _shorten(max(self._parts, key=len))
+        shorter = [list(dict.fromkeys(map(tuple, choices))) for choices in parts]
+        while sum(map(_num_tokens, shorter)) > NODES // 2:
+            _shorten(max(shorter, key=_num_tokens))
+        while not _fits(nodes := _nodes(shorter)):
+            _shorten(max(shorter, key=len))
         self.first_edge = np.cumsum([0, *map(len, nodes)], dtype=np.int32)
         edges = [edge for node in nodes for edge in node.items()]
         self.token, self.target = np.array(edges, np.int32).reshape(-1, 2).T
         ones = np.ones(len(edges), np.int32)
         graph = sparse.csr_array((ones, self.target, self.first_edge), shape=(len(nodes),) * 2)
-        distances = sparse.csgraph.dijkstra(graph.T, unweighted=True, indices=len(nodes) - 1)
+        end = nodes.index({})
+        distances = sparse.csgraph.dijkstra(graph.T, unweighted=True, indices=end)
         self.rest = distances.astype(np.int32)
-
-    def _nodes(self) -> list[dict[int, int]]:
-        """Of each node, where each token leads; the last one is the end."""
-        says_nothing = not any(any(choices) for choices in self._parts)
-        begin = self._begin(0)
-        numbers = {begin: 0}
-        nodes: list[dict[int, int]] = []
-        end = -1
-        for places in (order := [begin]):
-            following: dict[int, set[_Place]] = {}
-            ends = False
-            for part, choice, done in places:
-                if part == len(self._parts):
-                    ends = True
-                    continue
-                tokens = self._parts[part][choice]
-                moved = (part, choice, done + 1)
-                after = self._begin(part + 1) if done + 1 == len(tokens) else (moved,)
-                following.setdefault(tokens[done], set()).update(after)
-            node: dict[int, int] = {}
-            for token, targets in sorted(following.items()):
-                state = tuple(sorted(targets))
-                if state not in numbers:
-                    numbers[state] = len(order)
-                    order.append(state)
-                node[token] = numbers[state]
-            if ends and (places != begin or says_nothing):
-                node[EOS_ID] = end
-            nodes.append(node)
-        number = len(nodes)
-        return [*({t: number if n == end else n for t, n in node.items()} for node in nodes), {}]
-
-    def _begin(self, part: int) -> tuple[_Place, ...]:
-        """All places at which a text may be before a part."""
-        places: list[_Place] = []
-        for number in range(part, len(self._parts)):
-            choices = self._parts[number]
-            places += [(number, index, 0) for index, tokens in enumerate(choices) if tokens]
-            if () not in choices:
-                return tuple(places)
-        return (*places, (len(self._parts), 0, 0))
 
 
 def graphs_of_choices(choices: Sequence[TextChoices | None], places: Sequence[int]) -> Automaton:
@@ -172,24 +80,51 @@ def graphs_of_choices(choices: Sequence[TextChoices | None], places: Sequence[in
     )
 
 
-def _num_tokens(choices: Sequence[Sequence[int]]) -> int:
+def _nodes(parts: Sequence[Sequence[_Tokens]]) -> list[dict[int, int]]:
+    """Of each node, where each token leads; node 0 begins, and the end leads nowhere."""
+    parts = [*parts, [(EOS_ID,)]]
+
+    def begin(part: int) -> list[tuple[int, _Tokens]]:
+        """All places at which a text may be before a part: a part, and what of it has to come."""
+        places: list[tuple[int, _Tokens]] = []
+        for number in range(part, len(parts)):
+            places += [(number, tokens) for tokens in parts[number] if tokens]
+            if () not in parts[number]:
+                break
+        return places
+
+    start = begin(0)
+    start = [place for place in start if place[0] < len(parts) - 1] or start
+    order, nodes = [tuple(start)], list[dict[int, int]]()
+    numbers = {order[0]: 0}
+    for places in order:  # which grows
+        following = collections.defaultdict[int, set[tuple[int, _Tokens]]](set)
+        for part, (token, *rest) in places:
+            following[token].update([(part, tuple(rest))] if rest else begin(part + 1))
+        nodes.append({})
+        for token, after in sorted(following.items()):
+            state = tuple(sorted(after))
+            if state not in numbers:
+                numbers[state] = len(order)
+                order.append(state)
+            nodes[-1][token] = numbers[state]
+    return nodes
+
+
+def _num_tokens(choices: Sequence[_Tokens]) -> int:
     return sum(map(len, choices))
 
 
-def _shorten(choices: list[tuple[int, ...]]) -> None:
+def _shorten(choices: list[_Tokens]) -> None:
     """Takes the last eighth of what a part may say; halves the one thing that it must say."""
-    said = [tokens for tokens in choices if tokens]
-    if len(said) == 1 and () not in choices:
-        choices[:] = [said[0][: len(said[0]) // 2]]
+    texts = [tokens for tokens in choices if tokens]
+    if len(texts) == 1 and () not in choices:
+        choices[:] = [texts[0][: len(texts[0]) // 2]]
         return
-    for tokens in said[-max(1, len(said) // 8) :]:
+    for tokens in texts[-max(1, len(texts) // 8) :]:
         choices.remove(tokens)
 
 
 def _fits(nodes: Sequence[dict[int, int]]) -> bool:
     widths = list(map(len, nodes))
     return len(nodes) < NODES and max(widths) <= _WIDTH and sum(widths) <= EDGES
-
-
-def _power_of_two(number: int) -> int:
-    return 1 << (number - 1).bit_length()

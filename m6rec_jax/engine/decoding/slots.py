@@ -13,8 +13,8 @@ vocabulary: masks, temperature, top-k and top-p decide what may come but do not 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,16 +30,28 @@ Array = jax.Array
 FREE = PAD_ID
 
 
-class Step(Protocol):
-    """The model as decoding sees it."""
+# The model as decoding sees it: of a cache, the last tokens, position and column (those of
+# `M6Rec.decode_step`) the logits `[rows, vocab]` after one more token per row, and the new cache.
+Step = Callable[[Any, Array, Array, Array], tuple[Array, Any]]
 
-    def __call__(
-        self, cache: Any, tokens: Array, position: Array, column: Array
-    ) -> tuple[Array, Any]:
-        """Logits `[rows, vocab]` after one more token per row, and the new cache.
 
-        Position and column are those of `M6Rec.decode_step`.
-        """
+class GeneratedBatch(NamedTuple):
+    """Texts of each source, best first, `[sources, texts]`.
+
+    Attributes:
+      tokens: int32 `[sources, texts, length]`, `[EOS]` included, then padding.
+      scores: float32, what texts are ordered by: of beam search normalised by the length; -inf where
+        there is no text.
+      log_probability: float32, of the tokens after the prefix.
+      ended: bool; False: cut off at the length.
+      entries: int32, which titles they are; `NO_ENTRY` without any.
+    """
+
+    tokens: Array
+    scores: Array
+    log_probability: Array
+    ended: Array
+    entries: Array
 
 
 def model_step(model: M6Rec, variables: Mapping[str, Any], task_ids: Array) -> Step:

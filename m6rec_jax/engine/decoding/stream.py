@@ -17,14 +17,12 @@ class PartialText(NamedTuple):
     """What tokens say so far.
 
     Attributes:
-      text: with the prefix.
-      continuation: without it.
-      num_stable: how many characters of the continuation no further token changes.
+      text: without the prefix.
+      num_stable: how many of its characters no further token changes.
       stopped: whether it ended at a stop text, which is no part of it.
     """
 
     text: str
-    continuation: str
     num_stable: int
     stopped: bool
 
@@ -43,17 +41,13 @@ def detokenized(
       num_given: how many are the prefix's.
       stop: texts that end it, none of them empty.
     """
-    raw = vocabulary.decode(tokens[num_given:])
-    places = [place for place in map(raw.find, stop) if place >= 0]
-    end = min(places, default=len(raw))
-    text = continuation = raw[:end]
-    if num_given:
-        whole = vocabulary.decode(tokens)
-        text = whole[: len(whole) - (len(raw) - end)]
-        continuation = continuation.strip()
+    decoded = vocabulary.decode(tokens[num_given:])
+    places = [place for place in map(decoded.find, stop) if place >= 0]
+    text = decoded[: min(places, default=len(decoded))]
+    text = text.strip() if num_given else text
     if places:
-        return PartialText(text, continuation, len(continuation), True)
-    left = raw.lstrip() if num_given else raw
+        return PartialText(text, len(text), True)
+    left = decoded.lstrip() if num_given else decoded
     complete = left.rstrip(_INCOMPLETE)
     stable = len(complete)
     for word in stop:
@@ -62,34 +56,27 @@ def detokenized(
         stable = min(stable, len(complete) - next(begun, 0))
     while stable and (left[stable - 1].isspace() or left[stable - 1] == _INCOMPLETE):
         stable -= 1
-    return PartialText(text, continuation, stable, False)
+    return PartialText(text, stable, False)
 
 
 class GenerationStream:
     """A text as it comes. For one reader; any thread may cancel.
 
-    Its pieces together are `result().continuation`, the whole text where there is no prefix. Each
-    ends at a character.
+    Its pieces together are the text of `result()`. Each ends at a character.
 
     Args:
       vocabulary: of the model.
       prepared: what is written.
       limit: most tokens, the prefix's included.
-      stop: texts that end it and are no part of it.
 
     Attributes:
       num_tokens: generated so far, after the prefix, `[EOS]` included.
       finish_reason: None while it grows, then 'stop' (`[EOS]` or a stop text), 'length',
         'cancelled' or 'error'.
-      slot: where the generator holds it.
     """
 
-    def __init__(
-        self, vocabulary: Vocabulary, prepared: PreparedText, limit: int, stop: Sequence[str]
-    ) -> None:
-        self._vocabulary, self._stop = vocabulary, stop
-        self.prepared, self.limit = prepared, limit
-        self.slot = -1
+    def __init__(self, vocabulary: Vocabulary, prepared: PreparedText, limit: int) -> None:
+        self._vocabulary, self.prepared, self.limit = vocabulary, prepared, limit
         self.finish_reason: str | None = None
         self.is_cancelled = False
         self._pieces = collections.deque[str]()
@@ -127,7 +114,8 @@ class GenerationStream:
 
     def add(self, tokens: Sequence[int], gained: Sequence[float]) -> None:
         """Takes tokens with their log probabilities until the text ends; shows what is stable."""
-        size = 1 if self._stop else len(tokens)  # a stop text ends it within a step
+        # A stop text ends it within a step.
+        size = 1 if self.prepared.request.stop else len(tokens)
         room = self.limit - len(self._tokens)
         number = (tokens.index(EOS_ID) + 1) if EOS_ID in tokens[:room] else room
         for start in range(0, min(number, len(tokens)), size):
@@ -137,23 +125,22 @@ class GenerationStream:
             now = self._detokenized()
             if self._tokens[-1] == EOS_ID or now.stopped:
                 return self.finish("stop")
-            self._show(now.continuation[: now.num_stable])
+            self._show(now.text[: now.num_stable])
         if len(self._tokens) >= self.limit:
             self.finish("length")
 
     def finish(self, reason: str, error: Exception | None = None) -> None:
         """Shows the rest and ends the text."""
-        now = self._detokenized()
-        self._show(now.continuation)
-        score, tokens = self._log_probability, tuple(self._tokens)
+        text, tokens = self._detokenized().text, tuple(self._tokens)
+        self._show(text)
         ended = reason == "stop"
-        self._result = GeneratedText(now.text, score, score, ended, None, now.continuation, tokens)
+        self._result = GeneratedText(text, self._log_probability, ended, None, tokens)
         self._error = error
         self.finish_reason = reason  # last: it says that the others are there
 
     def _detokenized(self) -> PartialText:
-        given = len(self.prepared.given)
-        return detokenized(self._vocabulary, self._tokens, given, self._stop)
+        request, given = self.prepared.request, len(self.prepared.given)
+        return detokenized(self._vocabulary, self._tokens, given, request.stop)
 
     def _show(self, text: str) -> None:
         if len(text) > self._num_shown:

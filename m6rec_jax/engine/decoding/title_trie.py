@@ -15,11 +15,9 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from m6rec_jax.engine.decoding.automaton import NO_RANK
-from m6rec_jax.engine.decoding.graphs import build_trie
-from m6rec_jax.engine.index.catalogue_index import excluded_widths
+from m6rec_jax.engine.decoding.automaton import Automaton
 from m6rec_jax.errors import DataError
-from m6rec_jax.text.vocabulary import Vocabulary
+from m6rec_jax.text.vocabulary import EOS_ID, Vocabulary
 
 
 class TitleTrie:
@@ -36,10 +34,8 @@ class TitleTrie:
       DataError: a title without words.
 
     Attributes:
-      automaton: of `build_trie`; its entries are distinct titles.
+      automaton: of `build_trie`; its entries are distinct titles, sorted by their tokens.
       titles: the text of each entry.
-      ranks: int64 `[titles]`, of each entry among all sorted by their tokens.
-      num_items: how many items the catalogue has.
       length: tokens of the longest entry, `[EOS]` included: steps that decoding may need.
     """
 
@@ -53,64 +49,93 @@ class TitleTrie:
                 raise DataError(f"item {index} has no title to generate: {title!r}")
             kept = tokens if max_tokens is None else tokens[: max_tokens - 1]
             items_of.setdefault(tuple(kept), []).append(index)
-        sequences = list(items_of)
+        sequences = sorted(items_of)
         self.automaton = build_trie(sequences)
-        self._items = [np.array(items, np.int64) for items in items_of.values()]
+        self._items = [items_of[sequence] for sequence in sequences]
         self._entry_of_item = np.zeros(len(titles), np.int64)
         for entry, items in enumerate(self._items):
             self._entry_of_item[items] = entry
         self._num_items_of = np.bincount(self._entry_of_item)
-        ending = np.asarray(self.automaton.entry)
-        first_rank = np.asarray(self.automaton.first_rank)
-        leaves = np.flatnonzero(ending >= 0)
-        self.ranks = np.zeros(len(sequences), np.int64)
-        self.ranks[ending[leaves]] = first_rank[leaves]
-        self.titles = [titles[items[0]] for items in items_of.values()]
-        self.num_items = len(titles)
+        self.titles = [titles[items[0]] for items in self._items]
         self.length = 1 + max(map(len, sequences))
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
         """What compiled programs depend on."""
-        return tuple(leaf.shape for leaf in jax.tree.leaves(self.automaton))
+        leaves = tuple(leaf.shape for leaf in jax.tree.leaves(self.automaton))
+        return *leaves, self.excluded([()]).shape
 
     def __len__(self) -> int:
         """Distinct titles."""
         return len(self.titles)
 
-    def excluded_ranks(self, seen: Sequence[Sequence[int]], widest: bool = False) -> np.ndarray:
-        """Ranks of the titles all of whose items were seen, ascending, int32 `[histories, width]`.
+    def excluded(self, seen: Sequence[Sequence[int]]) -> np.ndarray:
+        """Which titles must not come, since all of their items were seen: bool `[histories, width]`
+        by entry; the width is that of the trie's arrays.
 
-        For `Automaton`. The width is one of `excluded_widths`, so that few shapes are compiled,
-        and the last one where only the `widest` is. `seen` are, per history, indices into the
-        catalogue.
-
-        Raises:
-          DataError: an item outside the catalogue.
+        Args:
+          seen: per history, indices into the catalogue.
         """
-        ranks = []
-        for items in (np.unique(np.asarray(one, np.int64)) for one in seen):
-            if len(items) and not 0 <= items[0] <= items[-1] < self.num_items:
-                raise DataError(
-                    f"a seen item is outside the catalogue of {self.num_items} items: {items[0]} "
-                    f"or {items[-1]}"
-                )
-            entries, counts = np.unique(self._entry_of_item[items], return_counts=True)
-            ranks.append(np.sort(self.ranks[entries[self._num_items_of[entries] == counts]]))
-        longest = len(self) if widest else max(map(len, ranks), default=0)
-        width = next(width for width in excluded_widths(len(self)) if width >= longest)
-        excluded = np.full((len(seen), width), NO_RANK, np.int32)
-        for row, ranks_of_row in zip(excluded, ranks, strict=True):
-            row[: len(ranks_of_row)] = ranks_of_row
+        excluded = np.zeros((len(seen), _power_of_two(len(self))), bool)
+        for row, items in zip(excluded, seen, strict=True):
+            entries = self._entry_of_item[np.unique(np.asarray(items, np.int64))]
+            counts = np.bincount(entries, minlength=len(self))
+            row[: len(self)] = counts == self._num_items_of
         return excluded
-
-    def warm_up_seen(self) -> list[list[int]]:
-        """Seen items for each of the shapes that `excluded_ranks` may have."""
-        widths = excluded_widths(len(self))
-        return [[int(i) for items in self._items[:width] for i in items] for width in widths]
 
     def indices(self, entry: int) -> list[int]:
         """Indices into the catalogue, ascending, of all items that have a title, one of
         `Automaton.entries`.
         """
-        return self._items[entry].tolist()
+        return self._items[entry]
+
+
+def build_trie(sequences: Sequence[Sequence[int] | np.ndarray]) -> Automaton:
+    """The graph of distinct, sorted sequences of tokens, at least one; entry i is sequence i.
+
+    Nodes are numbered level by level, the children of a node by ascending token. A node's children
+    are then consecutive, and the edge that leads to node n is number n. Every sequence ends with
+    `[EOS]`, so only leaves have an entry. Sizes are rounded up to powers of two, so that a
+    catalogue which grows a little compiles nothing anew.
+    """
+    depth, number = max(map(len, sequences)) + 1, len(sequences)
+    tokens = np.full((depth, number), -1, np.int32)
+    for i, sequence in enumerate(sequences):
+        tokens[: len(sequence), i], tokens[len(sequence), i] = sequence, EOS_ID
+
+    # A sequence differs from the one before in its first d + 1 tokens: there a node of depth d
+    # begins, unless it has ended.
+    differs = np.ones(tokens.shape, bool)
+    differs[:, 1:] = np.logical_or.accumulate(tokens[:, 1:] != tokens[:, :-1], axis=0)
+    begins = differs & (tokens >= 0)
+    level, first = np.nonzero(begins)  # of each node but node 0
+    node = np.cumsum(begins, dtype=np.int32).reshape(begins.shape)
+    parent = np.where(level > 0, node[level - 1, first], 0)
+    # A node's sequences go until the next one that differs, whether or not a node begins there.
+    next_ = np.full(differs.shape, number, np.int32)
+    next_[:, :-1][differs[:, 1:]] = np.nonzero(differs[:, 1:])[1] + 1
+    next_ = np.minimum.accumulate(next_[:, ::-1], axis=1)[:, ::-1]
+    num_nodes = 1 + len(level)
+    number_of_children = np.bincount(parent, minlength=num_nodes)
+    size = _power_of_two(num_nodes + 1)
+    first_edge = np.full(size + 1, num_nodes, np.int32)
+    first_edge[: num_nodes + 1] = 1 + np.concatenate([[0], np.cumsum(number_of_children)])
+
+    def padded(root: int, others: np.ndarray) -> np.ndarray:
+        rest = np.full(size - num_nodes, -1)
+        return np.concatenate([[root], others, rest]).astype(np.int32)
+
+    automaton = Automaton(
+        first_edge=first_edge,
+        token=padded(-1, tokens[level, first]),
+        target=np.arange(size, dtype=np.int32),
+        slots=np.arange(_power_of_two(int(number_of_children.max())), dtype=np.int32),
+        first_entry=padded(0, first),
+        end_entry=padded(number, next_[level, first]),
+    )
+    # Not `jnp.asarray`, which compiles a program for each shape.
+    return jax.device_put(automaton)
+
+
+def _power_of_two(number: int) -> int:
+    return 1 << (number - 1).bit_length()
