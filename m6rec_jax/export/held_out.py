@@ -247,7 +247,9 @@ def answer(
     if titles is not None and titles.task == task:
         titles.ask(generator, rows)
     return [
-        Answered("generate", task, {"history": one.source, "prefix": one.prefix}, decode(text.tokens))
+        Answered(
+            "generate", task, {"history": one.source, "prefix": one.prefix}, decode(text.tokens)
+        )
         for one, text in zip(requests, texts, strict=True)
     ]
 

@@ -147,7 +147,7 @@ class DialogueData:
     titles: Sequence[str]
     index: CatalogueIndex | None = None
     reranker: Reranker | None = None
-    user: UserRead = UserRead((), ())
+    user: UserRead | None = None
     repeats_count: bool = False
     read_liked: Callable[[Sequence[int]], UserRead] | None = None
 
@@ -215,7 +215,7 @@ class Conversation:
         order = np.argsort(catalogue.train_counts, kind="stable").tolist()
         first = {data.titles[place]: place for place in order}
         self._doubles = frozenset(order).difference(first.values())
-        history, past = data.user
+        history, past = data.user or ((), ())
         had = frozenset(() if data.repeats_count else past)
         self._user = tuple(history), had, self._named_in(history).union(past)
         self.restart()

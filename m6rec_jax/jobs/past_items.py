@@ -101,11 +101,9 @@ def metrics_apart(
     found: dict[str, float] = {}
     for name, rows in apart(evaluation, predictions.users, predictions.items):
         if len(np.unique(predictions.labels[rows])) > 1:
-            columns = {
-                f.name: getattr(predictions, f.name) for f in dataclasses.fields(predictions)
-            }
-            some = type(predictions)(**{name: column[rows] for name, column in columns.items()})
-            found |= prefixed(name, metrics(some))
+            fields = dataclasses.fields(predictions)
+            some = {field.name: getattr(predictions, field.name)[rows] for field in fields}
+            found |= prefixed(name, metrics(type(predictions)(**some)))
     return found
 
 

@@ -8,13 +8,12 @@ name. Requests for such tasks are those of generation: `{"input": "..."}`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 
 import numpy as np
 
 from m6rec_jax.engine.candidates.likelihood import token_sums
-from m6rec_jax.engine.decoding.generation import GeneratedText
 from m6rec_jax.engine.decoding.text_decoding import Decoding
+from m6rec_jax.jobs.generation import GenerationPredictions, row_columns
 from m6rec_jax.jobs.job import (
     Array,
     Columns,
@@ -22,7 +21,6 @@ from m6rec_jax.jobs.job import (
     Features,
     Found,
     Job,
-    Row,
     TaskData,
     Variables,
     register,
@@ -31,24 +29,6 @@ from m6rec_jax.jobs.language import LanguagePredictions, language_metrics
 from m6rec_jax.model import M6Rec
 from m6rec_jax.text.rows import without_end
 from m6rec_jax.text.vocabulary import PAD_ID
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class TextToTextPredictions:
-    """One entry per example.
-
-    Attributes:
-      rows: examples of seqio, in their order.
-      inputs, targets: their texts.
-      texts: what was generated.
-      language: how likely the targets are.
-    """
-
-    rows: Sequence[Row]
-    inputs: Sequence[str]
-    targets: Sequence[str]
-    texts: Sequence[GeneratedText]
-    language: LanguagePredictions
 
 
 @register
@@ -63,24 +43,24 @@ class TextToTextJob(Job):
         """`token_sums` of the targets, `[rows]`."""
         return token_sums(model, variables, features)
 
-    def predict(self, evaluation: Evaluation) -> TextToTextPredictions:
-        found, rows, generator = evaluation.outputs(), evaluation.rows(), evaluation.generator()
+    def predict(self, evaluation: Evaluation) -> GenerationPredictions:
+        """Rows are the texts of seqio's examples, in their order."""
+        found, examples, generator = evaluation.outputs(), evaluation.rows(), evaluation.generator()
         order = np.argsort(found["user_ids"][:, 0])  # rows of several processes take turns
-        inputs = [without_end(row["inputs"]) for row in rows]
-        decoding, task = Decoding(), evaluation.data.name
+        inputs = [without_end(example["inputs"]) for example in examples]
+        decoding, task, decode = Decoding(), evaluation.data.name, generator.vocabulary.decode
         requests = [decoding.request([ids], "", task, (n,)) for n, ids in enumerate(inputs)]
-        texts = generator.write(requests)
-        decode = generator.vocabulary.decode
-        return TextToTextPredictions(
-            rows,
-            [decode(ids) for ids in inputs],
-            [decode(without_end(row["targets"])) for row in rows],
-            texts,
+        return GenerationPredictions(
+            [
+                {"input": decode(ids), "target": decode(without_end(example["targets"]))}
+                for ids, example in zip(inputs, examples, strict=True)
+            ],
+            generator.write(requests),
             LanguagePredictions.of({name: values[order] for name, values in found.items()}),
         )
 
     def metrics(
-        self, evaluation: Evaluation, predictions: TextToTextPredictions
+        self, evaluation: Evaluation, predictions: GenerationPredictions
     ) -> dict[str, float]:
         """Those of the module's docstring, and `num_examples`."""
         texts, language = predictions.texts, predictions.language
@@ -95,12 +75,10 @@ class TextToTextJob(Job):
             tokens, log_probabilities, -language.negative_log_likelihood
         )
 
-    def columns(self, data: TaskData, predictions: TextToTextPredictions) -> Columns:
+    def columns(self, data: TaskData, predictions: GenerationPredictions) -> Columns:
         """Texts, to be read, and their log probabilities."""
         texts = predictions.texts
-        return {
-            "input": np.array(predictions.inputs, object),
-            "target": np.array(predictions.targets, object),
+        return row_columns(predictions.rows, ("input", "target")) | {
             "prediction": np.array([text.text for text in texts], object),
             "log_probability": np.array([text.log_probability for text in texts]),
             "ended": np.array([text.ended for text in texts]),

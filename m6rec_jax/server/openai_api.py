@@ -142,9 +142,7 @@ def _models(snapshot: Snapshot) -> dict[str, dict[str, Any]]:
     return {name: {"id": name} | head | entry for name, entry in entries.items()}
 
 
-async def _accept_completion(
-    asked: Asking, body: schemas.Completion
-) -> tuple[str, list[Accepted]]:
+async def _accept_completion(asked: Asking, body: schemas.Completion) -> tuple[str, list[Accepted]]:
     """The task and its requests."""
     snapshot = asked.snapshot
     task = writing_task(snapshot, body.model, field="model")

@@ -148,7 +148,9 @@ def test_a_longer_text_may_still_win_when_all_beams_have_finished() -> None:
     found, _ = search(Language(logits), free(LENGTH, 1), all_but_pad(), 3.0, num_beams=1)
     # log 0.45 / 1 = -0.80, log 0.3 / (7/6)^3 = -0.76, though log 0.3 / 1 = -1.20.
     assert until_end(found.tokens[0, 0]) == (2, EOS_ID)
-    by_probability, num_steps = search(Language(logits), free(LENGTH, 1), all_but_pad(), 0.0, num_beams=1)
+    by_probability, num_steps = search(
+        Language(logits), free(LENGTH, 1), all_but_pad(), 0.0, num_beams=1
+    )
     assert until_end(by_probability.tokens[0, 0]) == (EOS_ID,)
     assert num_steps == 1
 

@@ -81,7 +81,7 @@ def same(found: GeneratedText, wanted: GeneratedText) -> None:
 def finish(generator: ContinuousGenerator) -> None:
     while generator.step():
         pass
-    assert not generator.num_running and not generator.pending
+    assert (generator.num_running, generator.pending) == (0, [])
 
 
 # Pieces of any vocabulary; most of the texts have to go on after a few steps.

@@ -13,9 +13,9 @@ import pytest
 
 from m6rec_jax.engine.decoding.automaton import Automaton, any_text
 from m6rec_jax.engine.decoding.beam_search import beam_search
-from m6rec_jax.engine.decoding.title_trie import build_trie
 from m6rec_jax.engine.decoding.sampling import SamplingOptions
 from m6rec_jax.engine.decoding.slots import Slots, Step, advance, model_step
+from m6rec_jax.engine.decoding.title_trie import build_trie
 from m6rec_jax.model import Encoded, M6Rec
 from m6rec_jax.text import rows
 from m6rec_jax.text.layout import pad_batch

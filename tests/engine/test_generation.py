@@ -216,13 +216,9 @@ def test_further_requests_compile_nothing(tiny, trie):
     assert num_traced() == traced
 
 
-def test_clear_errors(tiny, generator, trie, shop_vocabulary):
-    with pytest.raises(ConfigError, match="target_length = 2"):
-        Generator(*tiny, EngineOptions(S, 2))
+def test_clear_errors(generator, shop_vocabulary):
     with pytest.raises(ConfigError, match="temperature = -1"):
         generator.write(sampled(temperature=-1))
-    with pytest.raises(ConfigError, match="length_penalty"):
-        generator.beam_search(REQUESTS, length_penalty=-0.5)
     with pytest.raises(DataError, match="no room"):
         generator.write(REQUESTS, trie=TitleTrie(shop_vocabulary, ["Film A, " * 20]))
     with pytest.raises(DataError, match="no room"):

@@ -388,9 +388,7 @@ def model_of(**kinds):
         for name, kind in kinds.items()
     }
     settings = SimpleNamespace(tasks=tasks, source_length=64, target_length=32)
-    made = SimpleNamespace(
-        settings=settings, tasks=tasks, data_dir=None
-    )
+    made = SimpleNamespace(settings=settings, tasks=tasks, data_dir=None)
     made.generator = made.retriever = lambda *_, **shapes: Model()
     return made
 
@@ -446,8 +444,8 @@ def test_models_that_cannot_talk_are_told(folder, monkeypatch):
         said(None, [], **kinds)
     with pytest.raises(ConfigError, match=r"no prepared data in .*/b\.by_group"):
         said(None, [], b="title_recommendation", c="scoring")
+    resources = Resources(model_of(a="generation"), ServiceOptions())
     with pytest.raises(ConfigError, match="holds no users, items and events"):
-        resources = Resources(model_of(a="generation"), ServiceOptions())
         conversations.open_conversation(resources, str(folder), user={})
 
 

@@ -61,7 +61,7 @@ def beam_search(
     num_beams: int,
     length_penalty: ArrayLike = 0.0,
 ) -> tuple[GeneratedBatch, Array]:
-    """The best texts of every source: finished ones, then those cut off; and how many steps it took.
+    """The best texts of every source, finished ones first, and how many steps it took.
 
     Args:
       step: gives logits for `[sources * beams]` rows, those of a source next to one another.

@@ -59,7 +59,7 @@ class ContinuousGenerator(Generator):
         rows; so many as the largest grow at the same time.
 
     Raises:
-      ConfigError: no room for a word, or numbers that do not fit.
+      ConfigError: numbers that do not fit.
 
     Attributes:
       num_slots: how many texts grow at the same time, at most.
@@ -242,7 +242,7 @@ def join(
     """Encodes sources into slots, and puts what their texts begin with there.
 
     Args:
-      batch: of `Engine._history_batch` and `TextEngine._columns`, `[size, ...]`; `limit` int32
+      batch: of `Engine._history_batch` and `Generator._columns`, `[size, ...]`; `limit` int32
         `[size]`, and `places`, slots, those past the last one going nowhere.
       graphs: of `graphs_of_choices` for these places.
     """

@@ -30,7 +30,7 @@ from m6rec_jax.engine.decoding.title_trie import TitleTrie
 from m6rec_jax.engine.engine import Engine, EngineOptions, Variables, encoded_source
 from m6rec_jax.engine.programs.runtime import in_buckets, read_back
 from m6rec_jax.engine.task_settings import TaskSettings
-from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.errors import DataError
 from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.model import M6Rec
 from m6rec_jax.text.layout import Row
@@ -164,16 +164,12 @@ class Generator(Engine):
     its titles come after the prefix, and nothing else. Errors of requests are those of `prepared`.
 
     Raises:
-      ConfigError: no room for a word, or buckets that do not end with S.
+      ConfigError: buckets that do not end with S.
     """
 
     def __init__(
         self, model: M6Rec, variables: Variables, vocabulary: Vocabulary, options: EngineOptions
     ) -> None:
-        if options.target_length < 3:
-            raise ConfigError(
-                f"target_length = {options.target_length} has no room for [BOS], a word and [EOS]"
-            )
         super().__init__(model, variables, vocabulary, options)
         self.max_tokens = options.target_length - 1  # [EOS] is the last token, never an input
         self._any_text = any_text(vocabulary, model.config.vocab_size)
@@ -216,7 +212,6 @@ class Generator(Engine):
         temperature, top_k, top_p = np.array(rows, np.float32).T
         return columns | SamplingOptions(temperature, top_k.astype(np.int32), top_p)._asdict()
 
-
     def write(
         self, requests: Sequence[TextRequest], *, trie: TitleTrie | None = None
     ) -> list[GeneratedText]:
@@ -240,11 +235,6 @@ class Generator(Engine):
           num_beams: see `beam_search.beam_search`.
           length_penalty: see there; at least 0.
         """
-        if num_beams < 1 or length_penalty < 0:
-            raise ConfigError(
-                f"num_beams = {num_beams} and length_penalty = {length_penalty} must be at least "
-                "1 and 0"
-            )
         penalty = np.float32(length_penalty)
         return self._generate("beam_search", num_beams, requests, trie, penalty)
 

@@ -40,8 +40,8 @@ class GeneratedBatch(NamedTuple):
 
     Attributes:
       tokens: int32 `[sources, texts, length]`, `[EOS]` included, then padding.
-      scores: float32, what texts are ordered by: of beam search normalised by the length; -inf where
-        there is no text.
+      scores: float32, what texts are ordered by: of beam search normalised by the length; -inf
+        where there is no text.
       log_probability: float32, of the tokens after the prefix.
       ended: bool; False: cut off at the length.
       entries: int32, which titles they are; `NO_ENTRY` without any.
