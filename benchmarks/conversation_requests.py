@@ -230,7 +230,7 @@ def unfiltered(conversation: Any, request: Request, number: int) -> list[int]:
     found: list[int] = []
     while len(found) < number:
         dialogue = conversation.resumed([("USER", request.text)], request.history)
-        allowed = np.ones(len(conversation.data.titles), bool)
+        allowed = np.ones(len(conversation.titles), bool)
         allowed[[*dialogue.state.named, *found]] = False
         conversation.obeying = lambda _, allowed=allowed: Obeying(allowed, (), ())
         (answer,) = conversation.recommend([dialogue])
@@ -244,7 +244,7 @@ def unfiltered(conversation: Any, request: Request, number: int) -> list[int]:
 def having_seen(conversation: Any, request: Request) -> Request:
     """The request of a user who has seen and liked what the model would recommend first."""
     seen = unfiltered(conversation, request, SEEN)
-    history = tuple(f"liked {conversation.data.titles[place]}" for place in seen)
+    history = tuple(f"liked {conversation.titles[place]}" for place in seen)
     return dataclasses.replace(request, history=history, obeys=lambda i: i not in seen)
 
 
@@ -290,10 +290,12 @@ def measure(run: str, name: str) -> None:
     conversation = open_conversation(
         Resources(load_with_bank(run), ServiceOptions()), titles=TITLES
     )
-    data = conversation.data
+    catalogue = conversation.catalogue
     groups = DialogueWords().groups["children"]
     rng = np.random.default_rng(SEED)
-    maker = RequestMaker(data.catalogue.items, data.titles, (groups.wanted, groups.unwanted), rng)
+    maker = RequestMaker(
+        catalogue.items, conversation.titles, (groups.wanted, groups.unwanted), rng
+    )
     kinds = list(PHRASES)
     asked = [
         maker.request(kinds[n % len(kinds)], n // len(kinds) % 3 == 2) for n in range(REQUESTS)

@@ -1,6 +1,6 @@
 """One dialogue with one user: replies, and items recommended by their titles and by the two towers.
 
-    conversation = Conversation(resources, data)       # or `serving.conversations` opens one
+    conversation = open_conversation(resources)  # of `serving.conversations`
     answer = conversation.answer("I liked Fargo. Something newer?")
     other = conversation.resumed([("USER", "Hello"), ("SYSTEM", "What would you like?")])
     other.hear("A comedy")
@@ -125,45 +125,26 @@ class UserRead(NamedTuple):
     past: Sequence[int]
 
 
-@dataclasses.dataclass(frozen=True)
-class DialogueData:
-    """What dialogues are about.
-
-    Attributes:
-      tasks: of 'replies', 'titles' and 'retrieval' the model's task for it, as far as there is one.
-      catalogue: what may be recommended.
-      titles: of its items, as the model writes them.
-      index: the items as the retriever embeds them, for a task of retrieval.
-      reranker: adds to what retrieval finds, and orders it; None: the towers alone recommend.
-      user: what is new to the user is none of the past's items, nor of those that the history
-        names.
-      repeats_count: whether items of the past may come again where nothing new is wished for.
-      read_liked: what a retriever of users reads, given the places of the items that were liked in
-        the dialogue; None: the retriever reads dialogues.
-    """
-
-    tasks: Mapping[str, str]
-    catalogue: Catalogue
-    titles: Sequence[str]
-    index: CatalogueIndex | None = None
-    reranker: Reranker | None = None
-    user: UserRead | None = None
-    repeats_count: bool = False
-    read_liked: Callable[[Sequence[int]], UserRead] | None = None
-
-
 @gin.configurable(allowlist=["num_items", "num_beams"])
 class Conversation:
     """What recommends in dialogues, and a dialogue with one user.
 
     Args:
       resources: with the engines of the tasks.
-      data: what the dialogue is about.
+      tasks: of 'replies', 'titles' and 'retrieval' the model's task for it, as far as there is one.
+      catalogue: what may be recommended.
+      titles: of its items, as the model writes them.
+      index: the items as the retriever embeds them, for a task of retrieval.
+      reranker: adds to what retrieval finds, and orders it; None: the towers alone recommend.
+      known: what is known of the user, with places of items that were liked in the dialogue: new to
+        the user is none of the past's items, nor of those that the history names.
+      reads_liked: the retriever reads that; otherwise it reads dialogues.
+      repeats_count: whether items of the past may come again where nothing new is wished for.
       num_items: recommended at a time, by each of the two ways.
       num_beams: of titles, at least `num_items`.
 
     Attributes:
-      data: see above.
+      catalogue, titles: see above.
       dialogue: that `answer` goes on with.
 
     Raises:
@@ -172,31 +153,46 @@ class Conversation:
     """
 
     def __init__(
-        self, resources: Resources, data: DialogueData, *, num_items: int = 3, num_beams: int = 10
+        self,
+        resources: Resources,
+        tasks: Mapping[str, str],
+        catalogue: Catalogue,
+        titles: Sequence[str],
+        *,
+        index: CatalogueIndex | None = None,
+        reranker: Reranker | None = None,
+        known: Callable[[Sequence[int]], UserRead] | None = None,
+        reads_liked: bool = False,
+        repeats_count: bool = False,
+        num_items: int = 3,
+        num_beams: int = 10,
     ) -> None:
         if not 1 <= num_items <= num_beams:
             raise ConfigError(
                 f"Conversation.num_items = {num_items} must be at least 1, and num_beams = "
                 f"{num_beams} at least num_items"
             )
-        self.data, self._batch_sizes, self._decoding = data, resources.batch_sizes, Decoding()
-        catalogue, tasks, number = data.catalogue, data.tasks, len(data.titles)
+        self.catalogue, self.titles, self._tasks = catalogue, titles, tasks
+        self._index, self._reranker = index, reranker
+        self._batch_sizes, self._decoding = resources.batch_sizes, Decoding()
+        self._read_liked = known if reads_liked else None
 
         # As much is read as in training.
-        settings = list(map(resources.settings, tasks.values() if data.read_liked is None else ()))
+        settings = list(map(resources.settings, () if reads_liked else tasks.values()))
         turns = [task.max_events for task in settings if task.max_events is not None]
         self._max_turns = min(turns, default=None)
         self._named_items = min((task.named_items for task in settings), default=0)
 
         self._replies = resources.generator(tasks["replies"]) if "replies" in tasks else None
         self._retriever = resources.retriever() if "retrieval" in tasks else None
-        self._titles: tuple[Generator, TitleTrie] | None = None
+        self._writer: tuple[Generator, TitleTrie] | None = None
         if "titles" in tasks:
             generator = resources.generator(tasks["titles"])
-            trie = TitleTrie(generator.vocabulary, data.titles, generator.max_tokens)
-            self._titles, num_beams = (generator, trie), min(num_beams, len(trie))
-        self._num_items, self._num_beams = min(num_items, number), num_beams
-        self._depth = min(max(num_items, data.reranker.depth if data.reranker else 0), number)
+            trie = TitleTrie(generator.vocabulary, titles, generator.max_tokens)
+            self._writer, num_beams = (generator, trie), min(num_beams, len(trie))
+        self._num_items, self._num_beams = min(num_items, len(titles)), num_beams
+        depth = max(num_items, reranker.depth if reranker else 0)
+        self._depth = min(depth, len(titles))
 
         words = words_of(catalogue.items[0].attributes)
         if self._named_items and not words.attributes:
@@ -207,16 +203,16 @@ class Conversation:
         # Names such as titles without a year.
         names = [
             str(item.attributes.get("title") or title)
-            for item, title in zip(catalogue.items, data.titles, strict=True)
+            for item, title in zip(catalogue.items, titles, strict=True)
         ]
-        spoken = DialogueCatalogue(catalogue.items, names, words, data.titles)
+        spoken = DialogueCatalogue(catalogue.items, names, words, titles)
         self._reader, self._grammar = DialogueReader(spoken), ReplyGrammar(spoken)
         # Of items with one title the one that occurs most often is recommended.
         order = np.argsort(catalogue.train_counts, kind="stable").tolist()
-        first = {data.titles[place]: place for place in order}
+        first = {titles[place]: place for place in order}
         self._doubles = frozenset(order).difference(first.values())
-        history, past = data.user or ((), ())
-        had = frozenset(() if data.repeats_count else past)
+        history, past = ((), ()) if known is None else known([])
+        had = frozenset(() if repeats_count else past)
         self._user = tuple(history), had, self._named_in(history).union(past)
         self.restart()
 
@@ -259,8 +255,8 @@ class Conversation:
     @property
     def shapes(self) -> tuple[object, ...]:
         """What programs depend on, beside engines: equal ones compile nothing more."""
-        trie = () if self._titles is None else self._titles[1].shapes
-        index = 0 if self.data.index is None else self.data.index.num_items
+        trie = () if self._writer is None else self._writer[1].shapes
+        index = 0 if self._index is None else self._index.num_items
         return "conversation", trie, self._num_beams, index
 
     def warm_up(self) -> None:
@@ -269,8 +265,8 @@ class Conversation:
         for size in self._batch_sizes:
             self.recommend([dialogue] * size)
             self._written([dialogue] * size, [TextChoices(())] * size)
-        if self.data.index is not None:
-            self.data.index.warm_up(self._depth, self._batch_sizes)
+        if self._index is not None:
+            self._index.warm_up(self._depth, self._batch_sizes)
 
     def source(self, dialogue: Dialogue) -> list[str]:
         """What a reply is generated from."""
@@ -309,9 +305,9 @@ class Conversation:
 
     def _by_title(self, searches: Sequence[tuple[Dialogue, np.ndarray]]) -> list[Recommended]:
         """Titles that the model writes in dialogues, without some places in each."""
-        if self._titles is None or not searches:
+        if self._writer is None or not searches:
             return []
-        task, (generator, trie) = self.data.tasks["titles"], self._titles
+        task, (generator, trie) = self._tasks["titles"], self._writer
         requests = [
             TextRequest([*self.source(one), RECOMMENDS], task=task, seen=excluded.tolist())
             for one, excluded in searches
@@ -323,18 +319,18 @@ class Conversation:
 
     def _by_retrieval(self, searches: Sequence[tuple[Dialogue, np.ndarray]]) -> list[Recommended]:
         """What the two towers and the reranker find; see `_by_title`."""
-        index, reranker = self.data.index, self.data.reranker
+        index, reranker = self._index, self._reranker
         if self._retriever is None or index is None or not searches:
             return []
         excluded = [places for _, places in searches]
-        if (read_liked := self.data.read_liked) is not None:
+        if (read_liked := self._read_liked) is not None:
             read = [read_liked(one.state.liked) for one, _ in searches]
         else:
             read = [
                 UserRead([*self.source(one), RECOMMENDS], [*one.state.mentioned])
                 for one, _ in searches
             ]
-        tasks = [self.data.tasks["retrieval"]] * len(read)
+        tasks = [self._tasks["retrieval"]] * len(read)
         users = self._retriever.embed_users([user.history for user in read], tasks)
         top = index.top_k(users, self._depth, excluded, self._batch_sizes)
         if reranker is not None:
@@ -349,14 +345,14 @@ class Conversation:
     def _recommended(self, pairs: Sequence[tuple[int, float]]) -> Recommended:
         best = pairs[: self._num_items]
         places = [place for place, _ in best]
-        titles = [self.data.titles[place] for place in places]
+        titles = [self.titles[place] for place in places]
         return Recommended(places, titles, [float(score) for _, score in best])
 
     def _may_be_said(
         self, dialogue: Dialogue, act: str, filtered: Obeying, answer: Answer
     ) -> list[str]:
         """An act in all its words."""
-        grammar, state, popularity = self._grammar, dialogue.state, self.data.catalogue.train_counts
+        grammar, state, popularity = self._grammar, dialogue.state, self.catalogue.train_counts
         match act:
             case "why":
                 return grammar.explain(state.latest[-1], state.wishes)
@@ -409,7 +405,7 @@ class Conversation:
             self._decoding.request(
                 self.source(dialogue),
                 REPLY_PREFIX,
-                self.data.tasks["replies"],
+                self._tasks["replies"],
                 (len(dialogue.state.turns),),
                 may_be_said,
             )

@@ -22,7 +22,7 @@ from m6rec_jax.engine.model_folder import LoadedModel
 from m6rec_jax.engine.task_settings import TaskSettings, dialogue_part
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io.buckets import kept_copy, path_of
-from m6rec_jax.jobs.conversation import Conversation, DialogueData, UserRead
+from m6rec_jax.jobs.conversation import Conversation, UserRead
 from m6rec_jax.jobs.resources import Resources
 from m6rec_jax.requests.rendering import RequestRenderer
 from m6rec_jax.requests.request import RejectedRow, RequestFields, RequestParser
@@ -85,14 +85,20 @@ def open_conversation(
         template = Template.parse(titles, "chat.titles")
         template.validate(columns)
         written = [template.render(item.attributes) for item in catalogue.items]
-    data = DialogueData(tasks, catalogue, written, index, reranker)
+    known = None
     if user is not None or not of_dialogues:
         known = KnownUser(user or {}, folder, None if of_dialogues else towers)
-        if user is not None:
-            data = dataclasses.replace(data, user=known([]), repeats_count=known.repeats_count)
-        if not of_dialogues:
-            data = dataclasses.replace(data, read_liked=known)
-    return Conversation(resources, data)
+    return Conversation(
+        resources,
+        tasks,
+        catalogue,
+        written,
+        index=index,
+        reranker=reranker,
+        known=known,
+        reads_liked=not of_dialogues,
+        repeats_count=known is not None and known.repeats_count,
+    )
 
 
 def conversation_tasks(model: LoadedModel) -> dict[str, str]:

@@ -7,7 +7,7 @@ import numpy as np
 
 from m6rec_jax.data.store.prepared import Catalogue
 from m6rec_jax.engine.task_settings import TaskSettings
-from m6rec_jax.jobs.conversation import Conversation, DialogueData, UserRead
+from m6rec_jax.jobs.conversation import Conversation, UserRead
 
 
 def catalogue_of(items: Any, texts: Any, counts: Any = None) -> Catalogue:
@@ -36,14 +36,19 @@ def converse(
         generator=engines.get,
         retriever=lambda: engines["retrieval"],
     )
-    data = DialogueData(
+
+    def known(liked: Any) -> UserRead:
+        return read_liked(liked) if liked and read_liked else UserRead(*user)
+
+    return Conversation(
+        resources,
         {part: part for part in engines},
         catalogue,
         catalogue.texts,
-        engines.get("retrieval"),
-        reranker,
-        UserRead(*user),
-        repeats_count,
-        read_liked,
+        index=engines.get("retrieval"),
+        reranker=reranker,
+        known=known,
+        reads_liked=read_liked is not None,
+        repeats_count=repeats_count,
+        **(numbers or {}),
     )
-    return Conversation(resources, data, **(numbers or {}))

@@ -44,9 +44,7 @@ class Service:
         if any(one.number == -1 for one in accepted):
             raise RuntimeError("no")
         return [
-            SimpleNamespace(
-                number=one.number, texts=[SimpleNamespace(continuation=f"{one.number}")]
-            )
+            SimpleNamespace(number=one.number, texts=[SimpleNamespace(text=f"{one.number}")])
             for one in accepted
         ]
 
