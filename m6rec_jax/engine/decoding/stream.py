@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from m6rec_jax.engine.decoding.generation import GeneratedText, PreparedText
 from m6rec_jax.text.vocabulary import EOS_ID, Vocabulary
@@ -13,24 +12,11 @@ from m6rec_jax.text.vocabulary import EOS_ID, Vocabulary
 _INCOMPLETE = "\ufffd"
 
 
-class PartialText(NamedTuple):
-    """What tokens say so far.
-
-    Attributes:
-      text: without the prefix.
-      num_stable: how many of its characters no further token changes.
-      stopped: whether it ended at a stop text, which is no part of it.
-    """
-
-    text: str
-    num_stable: int
-    stopped: bool
-
-
 def detokenized(
     vocabulary: Vocabulary, tokens: Sequence[int], num_given: int, stop: Sequence[str] = ()
-) -> PartialText:
-    """The text of tokens, as `Generator` gives it, up to the first stop text.
+) -> tuple[str, int, bool]:
+    """The text of tokens, as `Generator` gives it, up to the first stop text; how many of its
+    characters no further token changes; and whether it ended at a stop text.
 
     Not stable are, at the end: bytes of which more may make a character; whitespace, which is cut
     off where nothing follows; and what a stop text may begin with.
@@ -46,7 +32,7 @@ def detokenized(
     text = decoded[: min(places, default=len(decoded))]
     text = text.strip() if num_given else text
     if places:
-        return PartialText(text, len(text), True)
+        return text, len(text), True
     left = decoded.lstrip() if num_given else decoded
     complete = left.rstrip(_INCOMPLETE)
     stable = len(complete)
@@ -56,7 +42,7 @@ def detokenized(
         stable = min(stable, len(complete) - next(begun, 0))
     while stable and (left[stable - 1].isspace() or left[stable - 1] == _INCOMPLETE):
         stable -= 1
-    return PartialText(text, stable, False)
+    return text, stable, False
 
 
 class GenerationStream:
@@ -70,7 +56,6 @@ class GenerationStream:
       limit: most tokens, the prefix's included.
 
     Attributes:
-      num_tokens: generated so far, after the prefix, `[EOS]` included.
       finish_reason: None while it grows, then 'stop' (`[EOS]` or a stop text), 'length',
         'cancelled' or 'error'.
     """
@@ -85,11 +70,6 @@ class GenerationStream:
         self._log_probability = 0.0
         self._result: GeneratedText | None = None
         self._error: Exception | None = None
-
-    @property
-    def num_tokens(self) -> int:
-        """See the class."""
-        return max(0, len(self._tokens) - len(self.prepared.given))
 
     def take(self) -> list[str]:
         """Pieces that came since."""
@@ -122,23 +102,23 @@ class GenerationStream:
             end = min(start + size, number)
             self._tokens += tokens[start:end]
             self._log_probability += sum(gained[start:end])
-            now = self._detokenized()
-            if self._tokens[-1] == EOS_ID or now.stopped:
+            text, num_stable, has_stopped = self._detokenized()
+            if self._tokens[-1] == EOS_ID or has_stopped:
                 return self.finish("stop")
-            self._show(now.text[: now.num_stable])
+            self._show(text[:num_stable])
         if len(self._tokens) >= self.limit:
             self.finish("length")
 
     def finish(self, reason: str, error: Exception | None = None) -> None:
         """Shows the rest and ends the text."""
-        text, tokens = self._detokenized().text, tuple(self._tokens)
+        (text, *_), tokens = self._detokenized(), tuple(self._tokens)
         self._show(text)
         ended = reason == "stop"
         self._result = GeneratedText(text, self._log_probability, ended, None, tokens)
         self._error = error
         self.finish_reason = reason  # last: it says that the others are there
 
-    def _detokenized(self) -> PartialText:
+    def _detokenized(self) -> tuple[str, int, bool]:
         request, given = self.prepared.request, len(self.prepared.given)
         return detokenized(self._vocabulary, self._tokens, given, request.stop)
 
