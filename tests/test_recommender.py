@@ -169,7 +169,7 @@ def test_dialogues_ask_what_was_loaded(
     towers = own.service.retriever()
     monkeypatch.setattr(towers, "index", lambda *_: pytest.fail("the catalogue has an index"))
     first, second = (own.chat(user={"taste": "comedy"}) for _ in range(2))
-    assert first._retrieval is second._retrieval is towers
+    assert first._retriever is second._retriever is towers
     assert first._index is second._index
     # What is known of a user is said as everywhere.
     events = [{"item_id": one["item"], "time": one["time"], "rating": 5} for one in HISTORY]
