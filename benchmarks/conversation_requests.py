@@ -282,20 +282,15 @@ def main() -> int:
 
 def measure(run: str, name: str) -> None:
     """Asks all requests and writes what came of them; raises M6RecError where it cannot."""
-    from m6rec_jax.bank.loading import load_with_bank
-    from m6rec_jax.jobs.resources import Resources, ServiceOptions
     from m6rec_jax.serving.conversations import open_conversation
+    from m6rec_jax.serving.service import Service
 
     configuration.parse_config([GIN_FILE], [])
-    conversation = open_conversation(
-        Resources(load_with_bank(run), ServiceOptions()), titles=TITLES
-    )
-    catalogue = conversation.catalogue
+    conversation = open_conversation(Service.open(run), titles=TITLES)
     groups = DialogueWords().groups["children"]
     rng = np.random.default_rng(SEED)
-    maker = RequestMaker(
-        catalogue.items, conversation.titles, (groups.wanted, groups.unwanted), rng
-    )
+    items, words = conversation.catalogue.items, (groups.wanted, groups.unwanted)
+    maker = RequestMaker(items, conversation.titles, words, rng)
     kinds = list(PHRASES)
     asked = [
         maker.request(kinds[n % len(kinds)], n // len(kinds) % 3 == 2) for n in range(REQUESTS)

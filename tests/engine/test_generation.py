@@ -45,14 +45,6 @@ def likelihood(tiny, history, text, before=""):
     return text_log_probability(tiny, history, text, (S, T), before)
 
 
-def test_scores_are_the_likelihoods_of_training(tiny, generator, trie):
-    for found, history in zip(generator.write(REQUESTS, trie=trie), HISTORIES, strict=True):
-        assert found.ended
-        assert found.text == trie.titles[found.entry]
-        expected = likelihood(tiny, history, found.text)
-        assert found.log_probability == pytest.approx(expected, rel=1e-4)
-
-
 def test_beams_are_ordered_by_normalised_scores_and_log_probabilities_are_not(
     tiny, generator, trie
 ):
@@ -216,7 +208,17 @@ def test_further_requests_compile_nothing(tiny, trie):
     assert num_traced() == traced
 
 
+def test_long_titles_are_cut_and_may_then_be_shared(shop_vocabulary):
+    titles = ["Film A, comedy", "Film A, comedy drama", "Film B"]
+    length = len(shop_vocabulary.encode(titles[0])) + 1
+    cut = TitleTrie(shop_vocabulary, titles, max_tokens=length)
+    assert cut.length == length
+    assert sorted(cut.indices(entry) for entry in range(len(cut))) == [[0, 1], [2]]
+
+
 def test_clear_errors(generator, shop_vocabulary):
+    with pytest.raises(DataError, match="item 1 has no title to generate: ' '"):
+        TitleTrie(shop_vocabulary, ["Film A", " "])
     with pytest.raises(ConfigError, match="temperature = -1"):
         generator.write(sampled(temperature=-1))
     with pytest.raises(DataError, match="no room"):
