@@ -94,7 +94,7 @@ REQUESTS = st.builds(
     st.sampled_from(["", "Film B", "the prefix"]),
     st.sampled_from(["a", "b"]),
     st.sampled_from(
-        [GREEDY, SamplingOptions(), SamplingOptions(0.7, top_k=5), SamplingOptions(1.3, top_p=0.8)]
+        [GREEDY, SamplingOptions(), SamplingOptions(0.7), SamplingOptions(1.3, top_p=0.8)]
     ),
     st.sampled_from([None, SOME]),
 )

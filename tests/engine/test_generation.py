@@ -132,7 +132,6 @@ def test_programs_to_export_have_no_sort(tiny, trie):
         "prefix_ids": np.zeros((2, 6), np.int32),
         "seed": np.zeros(2, np.uint32),
         "temperature": np.ones(2, np.float32),
-        "top_k": np.full(2, 3, np.int32),
         "top_p": np.full(2, 0.9, np.float32),
     }
 
@@ -193,13 +192,13 @@ def test_the_same_request_gives_the_same_text_whatever_stands_beside_it(generato
 
 def test_further_requests_compile_nothing(tiny, trie):
     generator = Generator(*tiny, EngineOptions(S, T, batch_sizes=(2,), source_buckets=(S,)))
-    generator.write(sampled(REQUESTS[:1], temperature=2.0, top_k=3, top_p=0.5))
+    generator.write(sampled(REQUESTS[:1], temperature=2.0, top_p=0.5))
     generator.beam_search(REQUESTS[:1])
     generator.recommend(REQUESTS[:1], trie, 4)
     generator.write(REQUESTS[:1])
     traced = num_traced()
     for number, request in enumerate(REQUESTS):
-        generator.write(sampled([request], temperature=0.5 + number, top_k=number, top_p=0.9))
+        generator.write(sampled([request], temperature=0.5 + number, top_p=0.9))
     for number in range(1, 5):
         generator.beam_search(REQUESTS[:number], length_penalty=0.1 * number)
         generator.recommend(REQUESTS[:number], trie, 4)

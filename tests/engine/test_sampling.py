@@ -1,4 +1,4 @@
-"""Top-k, top-p and temperature against numpy; keys that make each row's draw its own."""
+"""Top-p and temperature against numpy; keys that make each row's draw its own."""
 
 from typing import Any
 
@@ -24,11 +24,9 @@ def seeds(number: int) -> Any:
     return jnp.arange(number, dtype=jnp.uint32)
 
 
-def kept_by_sorting(logits: np.ndarray, top_k: int, top_p: float) -> list[int]:
+def kept_by_sorting(logits: np.ndarray, top_p: float) -> list[int]:
     """Places kept, by sorting one row of unlike logits in float64."""
     order = np.argsort(-logits, kind="stable")
-    if top_k:
-        order = order[:top_k]
     wide = logits[order].astype(np.float64)
     probabilities = np.exp(wide - wide.max())
     before = np.cumsum(probabilities) - probabilities
@@ -38,12 +36,12 @@ def kept_by_sorting(logits: np.ndarray, top_k: int, top_p: float) -> list[int]:
 
 
 @settings(max_examples=200)
-@given(LOGITS, st.integers(0, VOCAB + 2), st.sampled_from([0.05, 0.3, 0.5, 0.83, 0.97, 1.0]))
-def test_kept_tokens_equal_sorting(logits: np.ndarray, top_k: int, top_p: float) -> None:
-    kept = np.asarray(jax.jit(keep_likeliest)(logits, top_k, np.float32(top_p)))
+@given(LOGITS, st.sampled_from([0.05, 0.3, 0.5, 0.83, 0.97, 1.0]))
+def test_kept_tokens_equal_sorting(logits: np.ndarray, top_p: float) -> None:
+    kept = np.asarray(jax.jit(keep_likeliest)(logits, np.float32(top_p)))
     for row in range(3):
         found = np.flatnonzero(np.isfinite(kept[row])).tolist()
-        expected = kept_by_sorting(logits[row], top_k, top_p)
+        expected = kept_by_sorting(logits[row], top_p)
         if found != expected:  # only where a mass is p but for float32's rounding
             probabilities = np.exp(logits[row].astype(np.float64) - logits[row].max())
             probabilities /= probabilities.sum()
@@ -54,24 +52,13 @@ def test_kept_tokens_equal_sorting(logits: np.ndarray, top_k: int, top_p: float)
 
 def test_ties_with_the_last_one_are_kept() -> None:
     log_probs = jnp.log(jnp.array([[0.4, 0.2, 0.2, 0.1, 0.1]]))
-    assert np.isfinite(keep_likeliest(log_probs, 2, 1.0)).tolist() == [[True] * 3 + [False] * 2]
-    assert np.isfinite(keep_likeliest(log_probs, 0, 0.5)).tolist() == [[True] * 3 + [False] * 2]
-    assert np.isfinite(keep_likeliest(log_probs, 0, 0.39)).tolist() == [[True] + [False] * 4]
+    assert np.isfinite(keep_likeliest(log_probs, 0.5)).tolist() == [[True] * 3 + [False] * 2]
+    assert np.isfinite(keep_likeliest(log_probs, 0.39)).tolist() == [[True] + [False] * 4]
 
 
 def test_probabilities_that_hardly_differ_are_told_apart() -> None:
     log_probs = jnp.arange(100, dtype=jnp.float32)[None] * 1e-5
-    for top_k in (1, 2, 50, 99):
-        kept = np.flatnonzero(np.isfinite(keep_likeliest(log_probs, top_k, 1.0)))
-        assert kept.tolist() == list(range(100 - top_k, 100))
-    assert np.isfinite(keep_likeliest(log_probs, 0, 0.305)).sum() == 31
-
-
-def test_top_p_is_taken_of_what_top_k_left() -> None:
-    log_probs = jnp.log(jnp.array([[0.5, 0.3, 0.1, 0.1]]))
-    # Of the best two the first has 0.625.
-    assert np.isfinite(keep_likeliest(log_probs, 2, 0.6)).tolist() == [[True, False, False, False]]
-    assert np.isfinite(keep_likeliest(log_probs, 0, 0.6)).tolist() == [[True, True, False, False]]
+    assert np.isfinite(keep_likeliest(log_probs, 0.305)).sum() == 31
 
 
 @pytest.mark.parametrize(
@@ -79,10 +66,8 @@ def test_top_p_is_taken_of_what_top_k_left() -> None:
     [
         (SamplingOptions(), [0.5, 0.3, 0.15, 0.05]),
         (SamplingOptions(temperature=0.5), np.array([0.25, 0.09, 0.0225, 0.0025]) / 0.365),
-        (SamplingOptions(top_k=2), [0.625, 0.375, 0, 0]),
         (SamplingOptions(top_p=0.9), np.array([0.5, 0.3, 0.15, 0]) / 0.95),
         (SamplingOptions(temperature=0.0), [1, 0, 0, 0]),
-        (SamplingOptions(top_k=1), [1, 0, 0, 0]),
     ],
 )
 def test_frequencies(options: SamplingOptions, expected: Any) -> None:
@@ -98,8 +83,7 @@ def test_every_row_may_have_options_of_its_own() -> None:
     log_probs = jnp.tile(jnp.log(jnp.array([0.4, 0.3, 0.2, 0.1])), (3000, 1))
     options = SamplingOptions(
         jnp.tile(jnp.array([0.0, 1.0, 1.0]), 1000),
-        jnp.tile(jnp.array([0, 2, 0]), 1000),
-        jnp.tile(jnp.array([1.0, 1.0, 0.8]), 1000),
+        jnp.tile(jnp.array([1.0, 0.6, 0.8]), 1000),
     )
     tokens = np.asarray(drawn(log_probs, jnp.int32(0), seeds(3000), options))
     assert [set(tokens[row::3].tolist()) for row in range(3)] == [{0}, {0, 1}, {0, 1, 2}]

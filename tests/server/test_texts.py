@@ -94,7 +94,7 @@ def test_texts_are_those_of_whole_batches(
     service = served.open_service(folder, index=None)
     with gin.unlock_config():
         gin.parse_config(
-            f"Decoding.temperature = {temperature}\nDecoding.seed = 3\nDecoding.top_k = 9"
+            f"Decoding.temperature = {temperature}\nDecoding.seed = 3\nDecoding.top_p = 0.9"
         )
     try:
         asked = [accept(service, n, ("titles", "contents")[n % 2]) for n in range(8)]

@@ -231,7 +231,7 @@ def empty_slots(
     nothing = {
         "prefix_ids": jnp.full((num_slots, length), FREE, jnp.int32),
         "seed": numbers.astype(jnp.uint32),
-        **SamplingOptions(floats, numbers, floats)._asdict(),
+        **SamplingOptions(floats, floats)._asdict(),
     }
     return Slots.of(cache, Automaton(), nothing)._replace(position=numbers), numbers
 

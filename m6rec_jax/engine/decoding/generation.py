@@ -209,8 +209,7 @@ class Generator(Engine):
         columns = {"prefix_ids": prefix_ids, "seed": np.zeros(size, np.uint32)}
         columns["seed"][: len(texts)] = [text.request.seed % 2**32 for text in texts]
         rows = [text.request.sampling for text in texts] + [GREEDY] * (size - len(texts))
-        temperature, top_k, top_p = np.array(rows, np.float32).T
-        return columns | SamplingOptions(temperature, top_k.astype(np.int32), top_p)._asdict()
+        return columns | SamplingOptions(*np.array(rows, np.float32).T)._asdict()
 
     def write(
         self, requests: Sequence[TextRequest], *, trie: TitleTrie | None = None

@@ -42,7 +42,7 @@ class Decoding:
     """How texts are decoded.
 
     Attributes:
-      temperature, top_k, top_p: see `SamplingOptions`; by itself the likeliest tokens are taken.
+      temperature, top_p: see `SamplingOptions`; by itself the likeliest tokens are taken.
       seed: of sampling, from which each source has a seed of its own.
       true_only: a text whose template tells what an item shares with what the user liked says only
         what holds: it is put together from the item's own values and the user's own items, as the
@@ -50,7 +50,6 @@ class Decoding:
     """
 
     temperature: float = 0.0
-    top_k: int = 0
     top_p: float = 1.0
     seed: int = 0
     true_only: bool = True
@@ -78,12 +77,17 @@ class Decoding:
         wanted = wanted or TextOptions()
         temperature = self.temperature if wanted.temperature is None else wanted.temperature
         top_p = max(self.top_p if wanted.top_p is None else wanted.top_p, _LEAST_TOP_P)
-        sampling = SamplingOptions(
-            temperature if temperature >= _LEAST_TEMPERATURE else 0.0, self.top_k, top_p
-        )
+        temperature = temperature if temperature >= _LEAST_TEMPERATURE else 0.0
         # A seed that looks like no other numbers' seed; the same on every machine.
         words = np.array([self.seed, *key], np.int64).view(np.uint32).tolist()
         seed = int(np.random.SeedSequence(words).generate_state(1)[0])
         return TextRequest(
-            source, prefix, task, sampling, seed, choices, (), wanted.max_tokens, wanted.stop
+            source,
+            prefix,
+            task,
+            SamplingOptions(temperature, top_p),
+            seed,
+            choices,
+            max_tokens=wanted.max_tokens,
+            stop=wanted.stop,
         )
