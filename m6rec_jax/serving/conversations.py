@@ -20,12 +20,12 @@ from m6rec_jax.engine.index.index_files import INDEX_COMMAND, catalogue_fingerpr
 from m6rec_jax.engine.index.reranking import Reranker
 from m6rec_jax.engine.model_folder import LoadedModel
 from m6rec_jax.engine.task_settings import TaskSettings, dialogue_part
-from m6rec_jax.errors import ConfigError, DataError
+from m6rec_jax.errors import ConfigError
 from m6rec_jax.io.buckets import kept_copy, path_of
 from m6rec_jax.jobs.conversation import Conversation, UserRead
 from m6rec_jax.jobs.resources import Resources
 from m6rec_jax.requests.rendering import RequestRenderer
-from m6rec_jax.requests.request import RejectedRow, RequestFields, RequestParser
+from m6rec_jax.requests.request import RequestFields, RequestParser
 from m6rec_jax.requests.serving_data import ServingData, prepared_dataset_spec
 from m6rec_jax.text.format_strings import Template
 from m6rec_jax.text.records import Event
@@ -93,8 +93,8 @@ def open_conversation(
         tasks,
         catalogue,
         written,
-        index=index,
-        reranker=reranker,
+        index,
+        reranker,
         known=known,
         reads_liked=not of_dialogues,
         repeats_count=known is not None and known.repeats_count,
@@ -176,8 +176,8 @@ class KnownUser:
       retriever: the task of retrieval that reads it; None: tasks of dialogues do.
 
     Raises:
-      ConfigError: data without users, items and events. DataError: something in `row` is wrong;
-        when called, too.
+      ConfigError: data without users, items and events.
+      RejectedRow: something in `row` is wrong; when called, too.
     """
 
     def __init__(
@@ -191,10 +191,7 @@ class KnownUser:
         self._items, self._value = list(data.items.values()), data.spec.label.at_least
         self._places = {id_: place for place, id_ in enumerate(data.items)}
         self.repeats_count = data.spec.repeats_count
-        try:
-            request = parser.parse(row)
-        except RejectedRow as problem:
-            raise _of_user(problem) from None
+        request = parser.parse(row)
         assert data.statistics is not None  # read with the folder
         last = data.statistics.totals.last_time  # of no event -inf
         times = [event.time for event, _ in request.history if not math.isnan(event.time)]
@@ -213,11 +210,4 @@ class KnownUser:
         events = [(Event(user, item.id, self._time, self._value), item) for item in items]
         request = dataclasses.replace(self._request, history=(*self._request.history, *events))
         past = [self._places[item.id] for _, item in request.history if item.id in self._places]
-        try:
-            return UserRead(self._renderer.render(request).history, past)
-        except RejectedRow as problem:
-            raise _of_user(problem) from None
-
-
-def _of_user(problem: RejectedRow) -> DataError:
-    return DataError(f"what is known of the user: {problem}")
+        return UserRead(self._renderer.render(request).history, past)
