@@ -16,8 +16,8 @@ from fastapi.testclient import TestClient
 from m6rec_jax import cli, configuration
 from m6rec_jax.commands import answering, arguments
 from m6rec_jax.server.app import make_app
-from m6rec_jax.server.asking import Server
 from m6rec_jax.server.metrics import Metrics
+from m6rec_jax.server.snapshots import Server
 
 ROOT = Path(__file__).resolve().parents[1]
 KUBERNETES = ROOT / "deploy" / "kubernetes"
@@ -148,7 +148,7 @@ def test_overlays_fit_the_code(
     target = scaler["scaleTargetRef"]
     assert (target["kind"], target["name"]) in found
     metric = scaler["metrics"][0]["pods"]["metric"]["name"].split("|")[1]
-    metrics = Metrics(lambda: 0, lambda: True, lambda: None)
+    metrics = Metrics(lambda: 0, lambda: True)
     assert metric in {family.name for family in metrics.registry.collect()}
     monitoring = found["PodMonitoring", "m6rec-serve"]["spec"]
     labels = found["Deployment", "m6rec-serve"]["spec"]["template"]["metadata"]["labels"]

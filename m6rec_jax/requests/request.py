@@ -132,19 +132,17 @@ class RequestParser:
         self._item_texts = set(spec.items.columns) == {TEXT} and all(
             id_.split() == str(item.attributes.get(TEXT)).split() for id_, item in catalogue.items()
         )
-        given = record_type(dict.fromkeys(statistics, _Statistic), (), f"Statistics-{spec.name}")
+        given = record_type(dict.fromkeys(statistics, _Statistic))
         users, items = (
             {_ID: _Id} | {name: _TYPES[kind] for name, kind in table.columns.items()}
             for table in (spec.users, spec.items)
         )
-        user = record_type(users, (), f"User-{spec.name}")
-        item = _Id | record_type(items | {_STATISTICS: given}, (), f"Item-{spec.name}")
+        user = record_type(users)
+        item = _Id | record_type(items | {_STATISTICS: given})
         value = {} if spec.events.value is None else {"value": Number}
-        event = record_type({"item": item, "time": Any} | value, ["item"], f"Event-{spec.name}")
+        event = record_type({"item": item, "time": Any} | value, ["item"])
         user = str | user if set(spec.users.columns) == {TEXT} else user
         event = str | event if self._item_texts else event
-        # What requests hold, for descriptions; `reads`: the names of what is read.
-        self.types = {"User": user, "Event": event, "Item": item, "Statistics": given}
         row: dict[str, Any] = {
             "user": user,
             "time": Any,
@@ -160,7 +158,7 @@ class RequestParser:
             row[fields.about] = item
         if fields.text is not None:
             row = {fields.text: _Text}
-        self.reads, self._row = row.keys(), record_type(row, {fields.candidates, fields.text})
+        self._row = record_type(row, {fields.candidates, fields.text})
 
     def parse(self, row: Mapping[str, Any], *, strict: bool = False) -> Request:
         """Makes a request of a row; where it is not `strict`, words may stand for numbers.
@@ -260,12 +258,12 @@ class RequestParser:
         return item
 
 
-def record_type(fields: Mapping[str, Any], required: Collection[Any] = (), name: str = "") -> Any:
+def record_type(fields: Mapping[str, Any], required: Collection[Any] = ()) -> Any:
     """An object whose fields may be missing or null, but for those that are required."""
     kinds: dict[str, Any] = {
         name: Required[kind] if name in required else kind | None for name, kind in fields.items()
     }
-    return TypedDict(name or "Record", kinds, total=False)  # type: ignore[operator]
+    return TypedDict("Record", kinds, total=False)  # type: ignore[operator]
 
 
 def converted(value: Any, kind: Any, name: str = "", *, strict: bool = False) -> Any:

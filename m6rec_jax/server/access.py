@@ -20,8 +20,8 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from m6rec_jax.errors import ConfigError
-from m6rec_jax.server.asking import Server
 from m6rec_jax.server.errors import CLIENT_HAS_GONE, ApiError
+from m6rec_jax.server.metrics import Metrics
 
 access_log = logging.getLogger("m6rec_jax.access")
 
@@ -53,27 +53,21 @@ class Tokens:
 
     def check_read(self, given: _Given) -> None:
         """Of all routes but the admin's, the probes and the page's files."""
-        if self.read is not None:
-            _check(given, "read", self.read, self.admin)
+        _check(given, "read", self.read, self.admin)
 
     def check_admin(self, given: _Given) -> None:
         """Of the admin's routes."""
         if self.admin is None:
-            raise ApiError(
-                403, "no_admin", "start the server with an admin token to change what it serves"
-            )
+            said = "start the server with an admin token to change what it serves"
+            raise ApiError(403, "no_admin", said)
         _check(given, "admin", self.admin)
 
 
 def _check(given: HTTPAuthorizationCredentials | None, name: str, *tokens: str | None) -> None:
     text = b"" if given is None else given.credentials.encode()
     if not any(hmac.compare_digest(text, token.encode()) for token in tokens if token):
-        raise ApiError(
-            401,
-            "unauthorized",
-            f"this route wants 'Authorization: Bearer TOKEN' with the {name} token",
-            headers={"WWW-Authenticate": "Bearer"},
-        )
+        said = f"this route wants 'Authorization: Bearer TOKEN' with the {name} token"
+        raise ApiError(401, "unauthorized", said, headers={"WWW-Authenticate": "Bearer"})
 
 
 def _token(file: Path | None, variable: str) -> str | None:
@@ -92,13 +86,10 @@ def _token(file: Path | None, variable: str) -> str | None:
 class Access:
     """Wraps the app, and sees streams as they are; the log has no word of a user."""
 
-    def __init__(self, app: ASGIApp, server: Server) -> None:
-        self._app, self._server = app, server
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app, self._metrics = app, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
         began, id_, status = time.perf_counter(), uuid.uuid4().hex, CLIENT_HAS_GONE
 
         async def send_with_id(message: Message) -> None:
@@ -113,13 +104,15 @@ class Access:
         except Exception:  # the app has answered and logged it already, or its client has gone
             access_log.debug("request %s ended with an error", id_)
         finally:
-            seconds = time.perf_counter() - began
-            route = getattr(scope.get("route"), "path", "(no route)")
-            metrics = self._server.metrics
-            # A client may call its method anything.
-            method = scope["method"] if scope["method"] in HTTPMethod.__members__ else "other"
-            metrics.requests.labels(method, route, status).inc()
-            metrics.request_seconds.labels(route).observe(seconds)
-            level = logging.DEBUG if route in _PROBES else logging.INFO  # probes come every second
-            line = "%s %s %d %.1f ms %s"
-            access_log.log(level, line, method, route, status, 1000 * seconds, id_)
+            if scope["type"] == "http":
+                self._count(scope, status, time.perf_counter() - began, id_)
+
+    def _count(self, scope: Scope, status: int, seconds: float, id_: str) -> None:
+        route = getattr(scope.get("route"), "path", "(no route)")
+        # A client may call its method anything.
+        method = scope["method"] if scope["method"] in HTTPMethod.__members__ else "other"
+        self._metrics.requests.labels(method, route, status).inc()
+        self._metrics.request_seconds.labels(route).observe(seconds)
+        level = logging.DEBUG if route in _PROBES else logging.INFO  # probes come every second
+        line = "%s %s %d %.1f ms %s"
+        access_log.log(level, line, method, route, status, 1000 * seconds, id_)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import os
 from typing import Any
 
 import gin
-import msgspec
 from fastapi import APIRouter, Depends, FastAPI
 from fastapi.responses import JSONResponse, Response
 from fastapi_offline import FastAPIOffline
@@ -17,9 +15,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from m6rec_jax import __version__
 from m6rec_jax.server import admin, native, openai_api, page, rerank_api
 from m6rec_jax.server.access import Access, Tokens
-from m6rec_jax.server.asking import Server
 from m6rec_jax.server.errors import StrictRoute, add_handlers, responses
-from m6rec_jax.server.snapshots import Snapshots
+from m6rec_jax.server.snapshots import Server
 
 log = logging.getLogger(__name__)
 
@@ -47,14 +44,12 @@ def make_app(server: Server, tokens: Tokens | None = None, *, body_bytes: int = 
     about: dict[str, Any] = {"title": "m6rec", "version": __version__, "description": _ABOUT}
     app = FastAPIOffline(redoc_url=None, static_url="/docs-files", **about)
     app.state.server, app.state.body_bytes = server, body_bytes
-    snapshots = server.snapshots
-    app.openapi = lambda: _document(app, snapshots)  # type: ignore[method-assign]
     add_handlers(app)
     tokens = tokens or Tokens()
 
     async def ready() -> Response:
         """Whether requests are answered: the model is loaded."""
-        return JSONResponse({"ready": snapshots.ready}, 200 if snapshots.ready else 503)
+        return JSONResponse({"ready": server.ready}, 200 if server.ready else 503)
 
     if health := os.environ.get("AIP_HEALTH_ROUTE"):  # first: it may be '/healthz', or the page's
         app.get(health, include_in_schema=False)(ready)
@@ -86,18 +81,7 @@ def make_app(server: Server, tokens: Tokens | None = None, *, body_bytes: int = 
         return Response(generate_latest(server.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     _trace(app)
-    return Access(app, server)
-
-
-def _document(app: FastAPI, snapshots: Snapshots) -> dict[str, Any]:
-    """With the columns of the data sets that are served."""
-    document = copy.deepcopy(FastAPI.openapi(app))
-    for name, types in snapshots.current.row_types().items() if snapshots.ready else ():
-        shown, parts = msgspec.json.schema_components(
-            types, ref_template="#/components/schemas/{name}"
-        )
-        document["components"]["schemas"] |= {name: {"anyOf": list(shown)}, **parts}
-    return document
+    return Access(app, server.metrics)
 
 
 def _trace(app: FastAPI) -> None:

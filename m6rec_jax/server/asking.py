@@ -6,14 +6,7 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import (
-    AsyncGenerator,
-    AsyncIterator,
-    Callable,
-    Collection,
-    Iterable,
-    Mapping,
-)
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
 from typing import Annotated, Any
 
 from fastapi import Depends, Header, Request
@@ -23,29 +16,8 @@ from starlette.concurrency import run_in_threadpool
 
 from m6rec_jax.jobs.answering import Accepted, Answer
 from m6rec_jax.server.errors import CLIENT_HAS_GONE, ApiError, as_api_error
-from m6rec_jax.server.metrics import Metrics
-from m6rec_jax.server.snapshots import Snapshot, Snapshots
-from m6rec_jax.serving.scheduler import Queued, Scheduler
-
-
-class Server:
-    """What routes share.
-
-    Args:
-      jobs: that may be asked beside what tasks are for, see `launch.serve`.
-      timeout: seconds that a request may wait where it does not say.
-      scheduler: options of the `Scheduler`; those that are left out are gin's.
-    """
-
-    def __init__(self, jobs: Collection[str] = (), timeout: float = 30.0, **scheduler: Any) -> None:
-        self.timeout = timeout
-        self.metrics = Metrics(
-            lambda: self.scheduler.depth,
-            lambda: self.snapshots.ready,
-            lambda: self.snapshots.current.service.model.segments if self.snapshots.ready else None,
-        )
-        self.snapshots = Snapshots(jobs, lambda what: self.metrics.swaps.labels(what).inc())
-        self.scheduler = Scheduler(observe=self.metrics.batch, **scheduler)
+from m6rec_jax.server.snapshots import Server
+from m6rec_jax.serving.scheduler import Queued
 
 
 def _served(request: Request) -> Server:
@@ -62,26 +34,22 @@ class Asking:
 
     Attributes:
       snapshot: that answers all of it.
+      accepted: so far, by `accept`.
       gone: done when its client has hung up.
     """
 
     def __init__(self, server: Server, request: Request, timeout: float) -> None:
-        self._scheduler, self._began = server.scheduler, time.monotonic()
-        self.snapshot: Snapshot = server.snapshots.current
-        self._deadline = self._began + timeout
+        self._scheduler, self.snapshot = server.scheduler, server.current
+        self._deadline = time.monotonic() + timeout
         self.gone = asyncio.create_task(_disconnected(request))
-        self._seconds = {"accept": 0.0, "wait": 0.0, "run": 0.0}
-        self._accepted: list[Accepted] = []
+        self.accepted: list[Accepted] = []
 
     async def accept(
         self, row: Mapping[str, Any], task: str, job: str, number: int = 0
     ) -> Accepted:
         """See `Snapshot.accept`."""
-        began = time.monotonic()
-        accepted = await run_in_threadpool(self.snapshot.accept, row, task, job, number)
-        self._seconds["accept"] += time.monotonic() - began
-        self._accepted.append(accepted)
-        return accepted
+        self.accepted.append(await run_in_threadpool(self.snapshot.accept, row, task, job, number))
+        return self.accepted[-1]
 
     async def answer(self, *accepted: Accepted) -> list[Answer]:
         """Answers of these requests, which may share a batch; errors as `Scheduler.submit`."""
@@ -113,37 +81,12 @@ class Asking:
         finally:
             future.cancel()
 
-    @property
-    def unknown_items(self) -> list[str]:
-        """Of the history, which were left out."""
-        return sorted({item for one in self._accepted for item in one.request.unknown})
-
-    @property
-    def history(self) -> list[str]:
-        """Ids of its items, oldest first."""
-        return [item.id for one in self._accepted[:1] for _, item in one.request.history]
-
-    def debug(self) -> dict[str, Any]:
-        """What the model read, and what it took."""
-        seconds = self._seconds | {"total": time.monotonic() - self._began}
-        return {
-            "read": [
-                {"task": one.handler.task, "job": one.handler.job, **one.text._asdict()}
-                for one in self._accepted
-            ],
-            "milliseconds": {name: round(1000 * value, 3) for name, value in seconds.items()},
-        }
-
     async def _results(self, queued: Iterable[Queued[Any]]) -> list[Any]:
-        futures, began = list[Queued[Any]](), time.monotonic()
+        futures = list[Queued[Any]]()
         try:
             for future in queued:
                 futures.append(future)
-            results = [await self._unless_gone(asyncio.wrap_future(one)) for one in futures]
-            started = min((future.began for future in futures), default=began)
-            self._seconds["wait"] += started - began
-            self._seconds["run"] += time.monotonic() - started
-            return results
+            return [await self._unless_gone(asyncio.wrap_future(one)) for one in futures]
         finally:
             for future in futures:
                 future.cancel()
@@ -165,8 +108,7 @@ async def _asking(
     server: Served,
     timeout: Annotated[_Milliseconds, Header(alias="X-Timeout-Ms", include_in_schema=False)] = None,
 ) -> AsyncIterator[Asking]:
-    seconds = server.timeout if timeout is None else timeout / 1000
-    asked = Asking(server, request, seconds)
+    asked = Asking(server, request, server.timeout if timeout is None else timeout / 1000)
     try:
         yield asked
     finally:
@@ -203,8 +145,9 @@ async def events(pieces: AsyncGenerator[Mapping[str, Any], None]) -> StreamingRe
                 yield _event(problem.body())
         yield "data: [DONE]\n\n"
 
-    headers = {"Cache-Control": "no-cache"}
-    return StreamingResponse(lines(), media_type="text/event-stream", headers=headers)
+    return StreamingResponse(
+        lines(), media_type="text/event-stream", headers={"Cache-Control": "no-cache"}
+    )
 
 
 def _event(piece: Mapping[str, Any]) -> str:

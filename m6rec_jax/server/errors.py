@@ -26,6 +26,7 @@ from m6rec_jax.errors import ConfigError
 from m6rec_jax.requests.request import RejectedRow
 from m6rec_jax.server import schemas
 from m6rec_jax.serving.scheduler import DeadlinePassed, QueueFull, SchedulerClosed
+from m6rec_jax.serving.service import UnknownTask
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +85,8 @@ def as_api_error(error: Exception) -> ApiError:
             return ApiError(503, "shutting_down", str(error), headers={"Retry-After": "1"})
         case DeadlinePassed():
             return ApiError(504, "deadline_passed", str(error))
+        case UnknownTask():
+            return ApiError(404, "unknown_task", str(error))
         case ConfigError():
             return ApiError(409, "cannot_be_answered", str(error))
         case RequestValidationError():

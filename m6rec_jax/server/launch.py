@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import functools
 import logging
 import os
 import signal
 import socket
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -27,8 +27,8 @@ from m6rec_jax.io.closest import did_you_mean
 from m6rec_jax.jobs.job import jobs as all_jobs
 from m6rec_jax.server.access import Tokens
 from m6rec_jax.server.app import make_app
-from m6rec_jax.server.asking import Server
 from m6rec_jax.server.metrics import PROGRAMS
+from m6rec_jax.server.snapshots import Server
 from m6rec_jax.serving.service import Service, ServiceOptions
 from m6rec_jax.sharding import LogicalRules
 
@@ -90,8 +90,8 @@ def serve(
     options = ServiceOptions(prepared, items, index, segments, sizes, source_buckets, True)
     load = functools.partial(
         Service.open,
-        str(model_dir),
-        bank=None if bank is None else str(bank),
+        model_dir,
+        bank=bank,
         step=step,
         rules=tuple(rules or ()),
         options=options,
@@ -122,28 +122,24 @@ def serve(
         timeout_keep_alive=_KEEP_ALIVE,
         timeout_graceful_shutdown=int(grace),
     )
-    listening, errors = uvicorn.Server(config), list[BaseException]()
+    listening = uvicorn.Server(config)
 
-    def load_and_start() -> None:
-        try:
-            _start(server, load)
-        except BaseException as error:  # there is nothing to serve
-            errors.append(error)
-            listening.should_exit = True
+    def stop(*_: object) -> None:
+        listening.should_exit = True
 
-    loading = threading.Thread(target=load_and_start, name="m6rec-loading", daemon=True)
-    loading.start()
+    loading = concurrent.futures.ThreadPoolExecutor(1).submit(_start, server, load)
+    loading.add_done_callback(lambda done: stop() if done.exception() else None)
     # uvicorn's own handlers send the signal again when all is done: as if the process had failed.
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: setattr(listening, "should_exit", True))
+        signal.signal(number, stop)
     try:
         listening.run([bound])
     finally:
         all_answered = server.scheduler.close(1.0)
-    if errors:
-        raise errors[0]
+    if loading.done():
+        loading.result()  # raises what kept it from loading
     log.info("stopped: %s", "all requests are answered" if all_answered else "time was over")
-    if loading.is_alive() or not all_answered:
+    if not (loading.done() and all_answered):
         # Python cannot end threads that compile or compute; the process would abort.
         sys.stdout.flush()
         sys.stderr.flush()
@@ -154,7 +150,7 @@ def _start(server: Server, load: Callable[[], Service]) -> None:
     """Opens the model and compiles all that requests may run; raises M6RecError."""
     began = time.monotonic()
     use_compilation_cache()
-    server.snapshots.start(load())
+    server.start(load())
     seconds, counts = time.monotonic() - began, (PROGRAMS.made, PROGRAMS.cached)
     log.info("ready in %.1f s: %d programs, %d of them from the cache", seconds, *counts)
 

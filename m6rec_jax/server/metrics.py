@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
-from prometheus_client.core import CounterMetricFamily
-from prometheus_client.registry import Collector
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from m6rec_jax.engine.programs.kept_programs import LOADED_EVENT
-from m6rec_jax.engine.segments.cache import SegmentCache
 
 _COMPILED = "/jax/core/compile/backend_compile_duration"
 _CACHED = "/jax/compilation_cache/cache_hits"
@@ -45,69 +42,39 @@ class _Programs:
 PROGRAMS = _Programs()
 
 
-class _Segments(Collector):
-    """Reads a cache of segments when somebody asks."""
-
-    def __init__(self, find: Callable[[], SegmentCache | None]) -> None:
-        self._find = find
-
-    def collect(self) -> Iterable[Metric]:
-        """Counts of both pools; nothing where late interaction is off."""
-        cache = self._find()
-        if cache is None:
-            return
-        counters = CounterMetricFamily(
-            "m6rec_segments", "Segments by where they were found", labels=("pool", "outcome")
-        )
-        for pool, counts in cache.counts().items():
-            for outcome, number in dataclasses.asdict(counts).items():
-                counters.add_metric((pool, outcome), number)
-        yield counters
-
-
 class Metrics:
     """Metrics of one server, in a registry of their own.
 
     Args:
       depth: of the queue.
       ready: whether requests are answered.
-      segments: the cache of early layers' work; None: there is none.
     """
 
-    def __init__(
-        self,
-        depth: Callable[[], int],
-        ready: Callable[[], bool],
-        segments: Callable[[], SegmentCache | None],
-    ) -> None:
-        registry = self.registry = CollectorRegistry()
-
-        def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(f"m6rec_{name}", text, labels, registry=registry)
-
-        def histogram(name: str, text: str, label: str) -> Histogram:
-            buckets = _SIZES if name == "batch_size" else _SECONDS
-            return Histogram(f"m6rec_{name}", text, (label,), buckets=buckets, registry=registry)
-
-        def gauge(name: str, text: str, function: Callable[[], float]) -> None:
-            Gauge(f"m6rec_{name}", text, registry=registry).set_function(function)
-
-        self.requests = counter(
-            "http_requests", "Requests by route and status", "method", "route", "status"
+    def __init__(self, depth: Callable[[], int], ready: Callable[[], bool]) -> None:
+        self.registry = CollectorRegistry()
+        ours: dict[str, Any] = {"namespace": "m6rec", "registry": self.registry}
+        by_job, labels = ours | {"labelnames": ["job"]}, ("method", "route", "status")
+        seconds = by_job | {"buckets": _SECONDS}
+        self.requests = Counter("http_requests", "Requests by route and status", labels, **ours)
+        self.request_seconds = Histogram(
+            "http_request_seconds",
+            "Until the answer's last byte",
+            ["route"],
+            buckets=_SECONDS,
+            **ours,
         )
-        self.request_seconds = histogram(
-            "http_request_seconds", "Until the answer's last byte", "route"
-        )
-        self._batch_size = histogram("batch_size", "Requests of a batch", "job")
-        self._wait = histogram("wait_seconds", "In the queue", "job")
-        self._run = histogram("run_seconds", "Of a batch on the devices", "job")
-        self._failures = counter("failures", "Requests that failed on the devices", "job")
-        self.swaps = counter("swaps", "Changes of prompts and data", "what")
-        gauge("programs", "Compiled or read from the cache", lambda: PROGRAMS.made)
-        gauge("programs_cached", "Read from the persistent cache", lambda: PROGRAMS.cached)
-        gauge("queue_depth", "Requests that wait", depth)
-        gauge("ready", "Whether requests are answered", ready)
-        registry.register(_Segments(segments))
+        self._batch_size = Histogram("batch_size", "Requests of a batch", **by_job, buckets=_SIZES)
+        self._wait = Histogram("wait_seconds", "In the queue", **seconds)
+        self._run = Histogram("run_seconds", "Of a batch on the devices", **seconds)
+        self._failures = Counter("failures", "Requests that failed on the devices", **by_job)
+        self.swaps = Counter("swaps", "Changes of prompts and data", ["what"], **ours)
+        for name, text, function in (
+            ("programs", "Compiled or read from the cache", lambda: PROGRAMS.made),
+            ("programs_cached", "Read from the persistent cache", lambda: PROGRAMS.cached),
+            ("queue_depth", "Requests that wait", depth),
+            ("ready", "Whether requests are answered", ready),
+        ):
+            Gauge(name, text, **ours).set_function(function)
 
     def batch(self, job: str, waits: Sequence[float], seconds: float, failures: int) -> None:
         """Counts a batch, see `Scheduler`."""

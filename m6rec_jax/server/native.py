@@ -4,8 +4,7 @@ Vertex AI's contract for containers, `AIP_PREDICT_ROUTE`.
 Answers say what answered: `task`, `job`, `prompts` and `data`, fingerprints of which equal ones
 give equal answers, and `snapshot`, which counts the server's changes; `unknown_items` of the
 history, which were left out, since neither the catalogue has them nor were they described; and with
-`debug` what the model read for each task, and `milliseconds` (`accept` checks and renders, `wait`
-is the queue, `run` the batch).
+`debug` what the model read for each task.
 """
 
 from __future__ import annotations
@@ -37,8 +36,7 @@ async def score(body: schemas.Score, asked: Asked) -> dict[str, Any]:
     with `id`, `title`, `score`, `details` (what is known of it beside its title) and `because`
     (titles of the history that people have together with it, at most two).
     """
-    task, job = scoring_task(asked.snapshot, body.task, body.job)
-    return await _ranked(asked, body, task, job)
+    return await _ranked(asked, body, *scoring_task(asked.snapshot, body.task, body.job))
 
 
 @router.post("/v1/retrieve")
@@ -54,7 +52,22 @@ async def recommend(body: schemas.Recommend, asked: Asked) -> dict[str, Any]:
     """
     if body.by == "titles":
         return await _ranked(asked, body, body.task, "title_recommendation")
-    return await _by_retrieval(asked, body)
+    snapshot = asked.snapshot
+    task = snapshot.task(body.task, "retrieval")
+    job = "reranking" if (task, "reranking") in snapshot.handlers else "retrieval"
+    scorer, handler = _scorer(snapshot, task, body.scorer), snapshot.handler(task, job)
+    wanted = body.k or handler.default_k
+    depth = max(wanted, min(_SCORED, handler.max_k)) if scorer else wanted
+    items = await _items(asked, body, task, job, k=depth)
+    if not scorer or not items:
+        return _answered(asked, body, task, job, items=items)
+    candidates = [item["id"] for item in items]
+    scores = await _items(asked, body, scorer, "scoring", candidates=candidates)
+    pairs = zip(items, scores, strict=True)
+    both = [item | {"score": new["score"], "retrieval_score": item["score"]} for item, new in pairs]
+    both.sort(key=lambda item: -item["score"])  # equal ones stay as they were found
+    scored_by = snapshot.described[scorer, "scoring"]
+    return _answered(asked, body, task, job, items=both[:wanted], scored_by=scored_by)
 
 
 @router.post("/v1/explain")
@@ -73,122 +86,6 @@ async def write(body: schemas.Write, asked: Asked) -> dict[str, Any]:
 
 async def predict(body: schemas.Predict, asked: Asked) -> dict[str, list[dict[str, Any]]]:
     """A prediction for each instance: the columns of files of requests, or its error."""
-    return {"predictions": await _predict(asked, body)}
-
-
-def _row(body: schemas.Ask, **changes: Any) -> dict[str, Any]:
-    """The fields of a request."""
-    fields = [name for name in type(body).model_fields if name not in _OURS]
-    return {name: getattr(body, name) for name in fields} | changes
-
-
-def _answered(
-    asked: Asking, body: schemas.Ask, task: str, job: str, **answer: Any
-) -> dict[str, Any]:
-    """An answer with what gave it, and how if that is asked."""
-    more = {"debug": asked.debug()} if body.debug else {}
-    answer["unknown_items"] = asked.unknown_items
-    if "items" in answer:
-        _describe(asked, task, job, answer["items"])
-    return {**asked.snapshot.described[task, job], **answer, **more}
-
-
-def _describe(asked: Asking, task: str, job: str, items: list[dict[str, Any]]) -> None:
-    """Adds what people read of items: details, and what of the history goes with them."""
-    data = asked.snapshot.handlers[task, job].data
-    try:
-        because = data.together([item["id"] for item in items], asked.history)
-    except (ConfigError, DataError):  # such as data without co-occurrence
-        because = [[] for _ in items]
-    for item, titles in zip(items, because, strict=True):
-        item["because"] = [title for title in titles if title != item["title"]]
-        item["details"] = data.details(data.items[item["id"]]) if item["id"] in data.items else ""
-
-
-def _items(answer: Answer) -> list[dict[str, Any]]:
-    """Items for JSON."""
-    return [item._asdict() for item in answer.items]
-
-
-async def _ranked(asked: Asking, body: schemas.Ask, task: str | None, job: str) -> dict[str, Any]:
-    task = asked.snapshot.task(task, job)
-    (result,) = await asked.answer(await asked.accept(_row(body), task, job))
-    return _answered(asked, body, task, job, items=_items(result))
-
-
-async def _by_retrieval(asked: Asking, body: schemas.Recommend) -> dict[str, Any]:
-    snapshot = asked.snapshot
-    task = snapshot.task(body.task, "retrieval")
-    job = "reranking" if (task, "reranking") in snapshot.handlers else "retrieval"
-    scorer = _scorer(asked, task, body.scorer)
-    handler = snapshot.handler(task, job)
-    wanted = body.k or handler.default_k
-    depth = min(_SCORED, handler.max_k)
-    row = _row(body, k=max(wanted, depth) if scorer else wanted)
-    (found,) = await asked.answer(await asked.accept(row, task, job))
-    items: list[dict[str, Any]] = _items(found)
-    if not scorer or not items:
-        return _answered(asked, body, task, job, items=items)
-    row = _row(body, candidates=[item["id"] for item in items])
-    scoring: Accepted = await asked.accept(row, scorer, "scoring")
-    (scores,) = await asked.answer(scoring)
-    pairs = zip(items, _items(scores), strict=True)
-    both = [item | {"score": new["score"], "retrieval_score": item["score"]} for item, new in pairs]
-    both.sort(key=lambda item: -item["score"])  # equal ones stay as they were found
-    scored_by = snapshot.described[scorer, "scoring"]
-    return _answered(asked, body, task, job, items=both[:wanted], scored_by=scored_by)
-
-
-def _scorer(asked: Asking, task: str, name: str | None) -> str | None:
-    """The task that orders what was found; None: none does."""
-    snapshot = asked.snapshot
-    if name is not None:
-        return snapshot.task(name, "scoring", "scorer") if name else None
-    beside = snapshot.service.beside(task, "scoring")
-    handler = snapshot.handlers.get((beside or "", "scoring"))
-    # Without a catalogue ids say nothing of their items.
-    return beside if handler is not None and handler.data.items else None
-
-
-async def _write(asked: Asking, body: schemas.Write, kind: str | None = None) -> dict[str, Any]:
-    task = writing_task(asked.snapshot, body.task, kind)
-    accepted = await asked.accept(_row(body), task, "generation", body.seed)
-    (result,) = await asked.answer(accepted)
-    # One text about nothing, or one about each candidate, of which there may be none.
-    about = accepted.request.candidates or [Item("", {})] * len(result.texts)
-    rows = zip(about, *result.columns().values(), strict=True)
-    texts = [
-        {"id": item.id, "title": title_of(item), "text": text, "log_probability": score}
-        for item, text, score in rows
-    ]
-    return _answered(asked, body, task, "generation", texts=texts)
-
-
-def scoring_task(
-    snapshot: Snapshot, name: str | None, job: str | None = None, field: str = "task"
-) -> tuple[str, str]:
-    """The task that scores candidates, named or the only one, and its job; raises as
-    `Snapshot.task`.
-    """
-    best = "scoring" if snapshot.named("scoring") else "likelihood"
-    task = snapshot.task(name, job or best, field)
-    return task, job or ("likelihood" if snapshot.tasks[task].kind == "likelihood" else "scoring")
-
-
-def writing_task(
-    snapshot: Snapshot, name: str | None, kind: str | None = None, field: str = "task"
-) -> str:
-    """The task of generation that is meant: the one named, the only one of that kind of texts, or
-    the only one; raises as `Snapshot.task`.
-    """
-    writing = snapshot.named("generation")
-    of_kind = [task for task in writing if snapshot.tasks[task].writing == kind]
-    if name is None and len(of_kind) == 1:
-        return of_kind[0]
-    return snapshot.task(name, "generation", field)
-
-
-async def _predict(asked: Asking, body: schemas.Predict) -> list[dict[str, Any]]:
     parameters = body.parameters or schemas.Parameters()
     task = asked.snapshot.task(parameters.task, parameters.job or "scoring")
     job = asked.snapshot.service.job(task, parameters.job)
@@ -197,17 +94,101 @@ async def _predict(asked: Asking, body: schemas.Predict) -> list[dict[str, Any]]
         try:
             checked.append(await asked.accept(row, task, job))
         except Exception as error:
-            problem = as_api_error(error)
+            checked.append(problem := as_api_error(error))
             if problem.status_code >= 500:
                 raise
-            checked.append(problem)
-    results = iter(await asked.answer(*(one for one in checked if isinstance(one, Accepted))))
-    return [one.body() if isinstance(one, ApiError) else _columns(next(results)) for one in checked]
+    answers = iter(await asked.answer(*asked.accepted))
+    return {
+        "predictions": [
+            one.body() if isinstance(one, ApiError) else _columns(next(answers)) for one in checked
+        ]
+    }
 
 
-def _columns(result: Answer) -> dict[str, Any]:
+async def _items(
+    asked: Asking, body: schemas.Ask, task: str, job: str, **changes: Any
+) -> list[dict[str, Any]]:
+    """Items that a job answers with for the body's request, for JSON."""
+    row = {name: value for name, value in body if name not in _OURS} | changes
+    (answer,) = await asked.answer(await asked.accept(row, task, job))
+    return [item._asdict() for item in answer.items]
+
+
+async def _ranked(asked: Asking, body: schemas.Ask, task: str | None, job: str) -> dict[str, Any]:
+    task = asked.snapshot.task(task, job)
+    return _answered(asked, body, task, job, items=await _items(asked, body, task, job))
+
+
+def _answered(
+    asked: Asking, body: schemas.Ask, task: str, job: str, **answer: Any
+) -> dict[str, Any]:
+    """An answer with what gave it, what people read of its items, and what the model read."""
+    accepted, data = asked.accepted, asked.snapshot.handlers[task, job].data
+    if items := answer.get("items"):
+        history = [item.id for _, item in accepted[0].request.history]
+        try:
+            because = data.together([item["id"] for item in items], history)
+        except (ConfigError, DataError):  # such as data without co-occurrence
+            because = [[] for _ in items]
+        for item, titles in zip(items, because, strict=True):
+            item["because"] = [title for title in titles if title != item["title"]]
+            known = data.items.get(item["id"])
+            item["details"] = "" if known is None else data.details(known)
+    answer["unknown_items"] = sorted({item for one in accepted for item in one.request.unknown})
+    if body.debug:
+        answer["debug"] = {
+            "read": [
+                {"task": one.handler.task, "job": one.handler.job, **one.text._asdict()}
+                for one in accepted
+            ]
+        }
+    return {**asked.snapshot.described[task, job], **answer}
+
+
+def _scorer(snapshot: Snapshot, task: str, name: str | None) -> str | None:
+    """The task that orders what was found; None: none does."""
+    if name is not None:
+        return snapshot.task(name, "scoring") if name else None
+    beside = snapshot.service.beside(task, "scoring")
+    handler = snapshot.handlers.get((beside or "", "scoring"))
+    # Without a catalogue ids say nothing of their items.
+    return beside if handler is not None and handler.data.items else None
+
+
+async def _write(asked: Asking, body: schemas.Write, kind: str | None = None) -> dict[str, Any]:
+    task = writing_task(asked.snapshot, body.task, kind)
+    row = {name: value for name, value in body if name not in _OURS}
+    accepted = await asked.accept(row, task, "generation", body.seed)
+    (answer,) = await asked.answer(accepted)
+    # One text about nothing, or one about each candidate, of which there may be none.
+    about = accepted.request.candidates or [Item("", {})] * len(answer.texts)
+    rows = zip(about, *answer.values.values(), strict=True)
+    texts = [
+        {"id": item.id, "title": title_of(item), "text": text, "log_probability": score}
+        for item, text, score in rows
+    ]
+    return _answered(asked, body, task, "generation", texts=texts)
+
+
+def scoring_task(snapshot: Snapshot, name: str | None, job: str | None = None) -> tuple[str, str]:
+    """The task that scores candidates, named or the only one, and its job."""
+    best = "scoring" if snapshot.named("scoring") else "likelihood"
+    task = snapshot.task(name, job or best)
+    return task, job or ("likelihood" if snapshot.tasks[task].kind == "likelihood" else "scoring")
+
+
+def writing_task(snapshot: Snapshot, name: str | None, kind: str | None = None) -> str:
+    """The task of generation that is named, else the only one of that kind of texts, or of all."""
+    writing = snapshot.named("generation")
+    of_kind = [task for task in writing if snapshot.tasks[task].writing == kind]
+    if name is None and len(of_kind) == 1:
+        return of_kind[0]
+    return snapshot.task(name, "generation")
+
+
+def _columns(answer: Answer) -> dict[str, Any]:
     """As files of requests have them."""
     return {
         name: values.tolist() if hasattr(values, "tolist") else list(values)
-        for name, values in result.columns().items()
+        for name, values in answer.values.items()
     }

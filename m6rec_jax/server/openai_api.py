@@ -18,7 +18,7 @@ from m6rec_jax.dialogue.state import SYSTEM, USER
 from m6rec_jax.engine.decoding.text_decoding import TextOptions
 from m6rec_jax.engine.task_settings import dialogue_part
 from m6rec_jax.jobs.answering import Accepted
-from m6rec_jax.jobs.conversation import Answer, Conversation, Dialogue
+from m6rec_jax.jobs.conversation import Conversation, Dialogue
 from m6rec_jax.requests.rendering import RequestText
 from m6rec_jax.requests.request import RejectedRow
 from m6rec_jax.server import schemas
@@ -41,13 +41,13 @@ async def models(server: Served) -> dict[str, Any]:
     """All tasks, with the jobs that can be asked of them and the data set whose items they
     know; `dialogue` of `m6rec` is a chat.
     """
-    return {"object": "list", "data": list(_models(server.snapshots.current).values())}
+    return {"object": "list", "data": list(_models(server.current).values())}
 
 
 @router.get("/v1/models/{name}")
 async def model(name: str, server: Served) -> dict[str, Any]:
     """One task."""
-    entries = _models(server.snapshots.current)
+    entries = _models(server.current)
     if name not in entries:
         raise ApiError(404, "model_not_found", f"there is no model '{name}'", "model")
     return entries[name]
@@ -59,7 +59,7 @@ async def embeddings(body: schemas.Embeddings, asked: Asked) -> dict[str, Any]:
     snapshot = asked.snapshot
     texts = [body.input] if isinstance(body.input, str) else body.input
     name = body.model.removesuffix(_ITEMS)
-    task = snapshot.task(name, "retrieval", "model")
+    task = snapshot.task(name, "retrieval")
     retriever = snapshot.service.retriever()
     retriever.settings(task)
     width = snapshot.service.model.model.config.prompts.retrieval_dim
@@ -71,10 +71,9 @@ async def embeddings(body: schemas.Embeddings, asked: Asked) -> dict[str, Any]:
         raise ApiError(409, "no_text", f"'{field}' has no words", field)
     if name == body.model:
         handler, nobody = snapshot.handler(task, "embeddings"), text_request()
-        accepted = [
-            handler.rendered(nobody, RequestText(text.splitlines() or [""], [])) for text in texts
-        ]
-        vectors = [one.columns()["embedding"] for one in await asked.answer(*accepted)]
+        histories = (RequestText(text.splitlines() or [""], []) for text in texts)
+        answers = await asked.answer(*(handler.rendered(nobody, history) for history in histories))
+        vectors = [one.values["embedding"] for one in answers]
     else:
         # A function of its own shares no call.
         vectors = await asked.call_together(lambda _: [retriever.embed_items(texts, task)], None)
@@ -99,31 +98,43 @@ async def completions(body: schemas.Completion, asked: Asked) -> Any:
     """Texts for users, who are described in text or by a request's fields."""
     if body.stream:
         return await events(_completion_events(asked, body))
-    task, accepted = await _accept_completion(asked, body)
-    results: list[Any] = [*await asked.answer(*accepted)]
-    texts = [result.texts[0].text for result in results]
-    reasons = ["stop" if result.texts[0].ended else "length" for result in results]
-    usage = await run_in_threadpool(_usage, asked.snapshot, _read(*accepted), texts)
-    return _head("text_completion", "cmpl", task) | {
-        "choices": [
-            {"index": index, "text": text, "finish_reason": reason, "logprobs": None}
-            for index, (text, reason) in enumerate(zip(texts, reasons, strict=True))
-        ],
-        "usage": usage,
-        "m6rec": {**asked.snapshot.described[task, "generation"], "ignored": body.ignored},
-    }
+    task, accepted = await run_in_threadpool(_accept_completion, asked.snapshot, body)
+    texts = [answer.texts[0] for answer in await asked.answer(*accepted)]
+    said = [text.text for text in texts]
+    usage = await run_in_threadpool(_usage, asked.snapshot, _read(accepted), said)
+    about = {**asked.snapshot.described[task, "generation"], "ignored": body.ignored}
+    choices = [
+        _choice("stop" if text.ended else "length", index, text=text.text)
+        for index, text in enumerate(texts)
+    ]
+    head = _head("text_completion", "cmpl", task)
+    return head | {"choices": choices, "usage": usage, "m6rec": about}
 
 
 @router.post("/v1/chat/completions", response_model=None, responses=_STREAMS)
 async def chat(body: schemas.Chat, asked: Asked) -> Any:
     """The next turn of a dialogue, and what is recommended in it."""
-    answer, about, usage = await _chat(asked, body)
+    snapshot = asked.snapshot
+    conversation = _conversation(snapshot, body)
+    dialogue = await run_in_threadpool(_dialogue, conversation, body)
+    answer = await asked.call_together(conversation.recommend, dialogue)
+    recommended = {
+        name: [
+            {"title": title, "score": score}
+            for title, score in zip(items.titles, items.scores, strict=True)
+        ]
+        for name, items in (("written", answer.written), ("retrieved", answer.retrieved))
+        if items is not None
+    }
+    about = {"recommended": recommended, "understood": answer.understood}
+    about |= {"snapshot": snapshot.version, "ignored": body.ignored}
+    texts = [message.text for message in body.messages]
+    usage = await run_in_threadpool(_usage, snapshot, texts, [answer.reply])
     if body.stream:
         return await events(_chat_events(body, answer.reply, about, usage))
     message = {"role": "assistant", "content": answer.reply, "refusal": None}
-    choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}
     head = _head("chat.completion", "chatcmpl", body.model)
-    return head | {"choices": [choice], "usage": usage, "m6rec": about}
+    return head | {"choices": [_choice("stop", message=message)], "usage": usage, "m6rec": about}
 
 
 def _models(snapshot: Snapshot) -> dict[str, dict[str, Any]]:
@@ -142,21 +153,19 @@ def _models(snapshot: Snapshot) -> dict[str, dict[str, Any]]:
     return {name: {"id": name} | head | entry for name, entry in entries.items()}
 
 
-async def _accept_completion(asked: Asking, body: schemas.Completion) -> tuple[str, list[Accepted]]:
+def _accept_completion(snapshot: Snapshot, body: schemas.Completion) -> tuple[str, list[Accepted]]:
     """The task and its requests."""
-    snapshot = asked.snapshot
-    task = writing_task(snapshot, body.model, field="model")
-    handler = snapshot.handler(task, "generation")
+    task = writing_task(snapshot, body.model)
+    handler, seed = snapshot.handler(task, "generation"), body.seed or 0
     stops = [body.stop] if isinstance(body.stop, str) else body.stop or ()
     wanted = TextOptions(body.max_tokens, [*filter(None, stops)], body.temperature, body.top_p)
     try:
         if isinstance(body.prompt, dict):
             row = body.prompt | {"candidates": [body.item or {}]}
-            one = await asked.accept(row, task, "generation", body.seed or 0)
+            one = snapshot.accept(row, task, "generation", seed)
             return task, [one._replace(wanted=wanted)]
-        item = Item("", {})
+        item, unknown = Item("", {}), set[str]()
         if body.item is not None:
-            unknown: set[str] = set()
             (item,) = handler.parser.items([body.item], unknown)
             check_known(unknown, handler)
         handler.check_item(item, "item")
@@ -164,61 +173,29 @@ async def _accept_completion(asked: Asking, body: schemas.Completion) -> tuple[s
         said = re.sub(r"^'(candidates|items)(\[0\])?", "'item", str(problem))
         raise RejectedRow(problem.kind, said) from None
     one_text, about = snapshot.tasks[task].reads_text, text_request([item])
-    histories = [
-        [text] if one_text else text.splitlines() or [""]
-        for text in ([body.prompt] if isinstance(body.prompt, str) else body.prompt)
-    ]
-    accepted = [
-        await run_in_threadpool(
-            handler.rendered, about, RequestText(history, []), body.seed or 0, wanted
-        )
-        for history in histories
-    ]
-    return task, accepted
+    prompts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
+    histories = [[text] if one_text else text.splitlines() or [""] for text in prompts]
+    texts = [RequestText(history, []) for history in histories]
+    return task, [handler.rendered(about, text, seed, wanted) for text in texts]
 
 
 async def _completion_events(
     asked: Asking, body: schemas.Completion
 ) -> AsyncGenerator[Mapping[str, Any], None]:
-    task, prompts = await _accept_completion(asked, body)
+    task, prompts = await run_in_threadpool(_accept_completion, asked.snapshot, body)
     if len(prompts) != 1:
         raise ApiError(409, "unsupported", "one prompt is streamed at a time", "prompt")
     head, whole, reason = _head("text_completion", "cmpl", task), "", "stop"
-
-    def event(text: str, reason: str | None) -> dict[str, Any]:
-        choice = {"index": 0, "text": text, "finish_reason": reason, "logprobs": None}
-        return head | {"choices": [choice]}
-
-    async for text, result in asked.pieces(prompts[0]):
+    async for text, answer in asked.pieces(prompts[0]):
         whole += text
         if text:
-            yield event(text, None)
-        if result is not None:
-            reason = "stop" if result.texts[0].ended else "length"
-    yield event("", reason) | {"m6rec": {"ignored": body.ignored}}
-    if body.stream_options is not None and body.stream_options.include_usage:
-        usage = await run_in_threadpool(_usage, asked.snapshot, _read(*prompts), [whole])
+            yield head | {"choices": [_choice(text=text)]}
+        if answer is not None:
+            reason = "stop" if answer.texts[0].ended else "length"
+    yield head | {"choices": [_choice(reason, text="")], "m6rec": {"ignored": body.ignored}}
+    if body.wants_usage:
+        usage = await run_in_threadpool(_usage, asked.snapshot, _read(prompts), [whole])
         yield head | {"choices": [], "usage": usage}
-
-
-async def _chat(asked: Asking, body: schemas.Chat) -> tuple[Answer, dict[str, Any], dict[str, int]]:
-    """The next turn; what is recommended, with the wishes that were understood; and tokens."""
-    snapshot = asked.snapshot
-    conversation = _conversation(snapshot, body)
-    dialogue = await run_in_threadpool(_dialogue, conversation, body)
-    answer: Answer = await asked.call_together(conversation.recommend, dialogue)
-    recommended = {
-        name: [
-            {"title": title, "score": score}
-            for title, score in zip(items.titles, items.scores, strict=True)
-        ]
-        for name, items in (("written", answer.written), ("retrieved", answer.retrieved))
-        if items is not None
-    }
-    about: dict[str, Any] = {"recommended": recommended, "understood": answer.understood}
-    about |= {"snapshot": snapshot.version, "ignored": body.ignored}
-    texts = [message.text for message in body.messages]
-    return answer, about, await run_in_threadpool(_usage, snapshot, texts, [answer.reply])
 
 
 async def _chat_events(
@@ -226,9 +203,9 @@ async def _chat_events(
 ) -> AsyncGenerator[Mapping[str, Any], None]:
     head = _head("chat.completion.chunk", "chatcmpl", body.model)
     for delta in ({"role": "assistant", "content": ""}, {"content": reply}):
-        yield head | {"choices": [{"index": 0, "delta": delta, "finish_reason": None}]}
-    yield head | {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}], "m6rec": about}
-    if body.stream_options is not None and body.stream_options.include_usage:
+        yield head | {"choices": [_choice(delta=delta)]}
+    yield head | {"choices": [_choice("stop", delta={})], "m6rec": about}
+    if body.wants_usage:
         yield head | {"choices": [], "usage": usage}
 
 
@@ -239,13 +216,9 @@ def _conversation(snapshot: Snapshot, body: schemas.Chat) -> Conversation:
         known = ", ".join([ANY_TASK, *sorted(parts)])
         raise ApiError(404, "model_not_found", f"'{body.model}' is none of {known}", "model")
     if snapshot.conversation is None:
-        raise ApiError(
-            409,
-            "no_dialogues",
-            f"this model cannot chat: {snapshot.no_conversation}. /v1/completions writes texts, "
-            "/v1/recommend recommends",
-            "model",
-        )
+        why = f"this model cannot chat: {snapshot.no_conversation}"
+        why += ". /v1/completions writes texts, /v1/recommend recommends"
+        raise ApiError(409, "no_dialogues", why, "model")
     if body.messages[-1].role != "user":
         raise ApiError(409, "no_question", "the last message must be the user's", "messages")
     return snapshot.conversation
@@ -265,12 +238,17 @@ def _dialogue(conversation: Conversation, body: schemas.Chat) -> Dialogue:
     return dialogue
 
 
+def _choice(reason: str | None = None, index: int = 0, **said: Any) -> dict[str, Any]:
+    """A text, message or delta; the reason why it ended, if it has."""
+    return {"index": index, **said, "finish_reason": reason, "logprobs": None}
+
+
 def _head(kind: str, prefix: str, model: str) -> dict[str, Any]:
     id_ = f"{prefix}-{uuid.uuid4().hex}"
     return {"id": id_, "object": kind, "created": int(time.time()), "model": model}
 
 
-def _read(*accepted: Accepted) -> Iterator[str]:
+def _read(accepted: Iterable[Accepted]) -> Iterator[str]:
     return (segment for one in accepted for segment in one.text.history)
 
 

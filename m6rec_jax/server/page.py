@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, Query
-from fastapi.responses import Response
+from fastapi.responses import FileResponse, Response
 from starlette.concurrency import run_in_threadpool
 
 from m6rec_jax import pages
@@ -22,13 +22,9 @@ from m6rec_jax.server.asking import Served
 from m6rec_jax.server.errors import ApiError
 from m6rec_jax.server.snapshots import Snapshot
 
-_FILES = {
-    "/": ("page.html", "text/html"),
-    "/base.css": ("base.css", "text/css"),
-    "/page.css": ("page.css", "text/css"),
-    "/elements.js": ("elements.js", "text/javascript"),
-    "/page.js": ("page.js", "text/javascript"),
-}
+_STATIC = Path(__file__).parent / "static"
+FILES = {"" if path.suffix == ".html" else path.name: path for path in _STATIC.iterdir()}
+FILES |= {name: pages.FOLDER / name for name in pages.FILES}
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
     "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
@@ -44,14 +40,12 @@ HEADERS = {
 
 def add_files(app: FastAPI) -> None:
     """Routes of the page's files, which everybody may ask for."""
-    for path in _FILES:
-        app.get(path, include_in_schema=False)(functools.partial(_file, path))
+    for name, path in FILES.items():
+        app.get(f"/{name}", include_in_schema=False)(functools.partial(_file, path))
 
 
-async def _file(path: str) -> Response:
-    name, kind = _FILES[path]
-    folder = pages.FOLDER if name in pages.FILES else Path(__file__).parent / "static"
-    return Response((folder / name).read_bytes(), media_type=kind, headers=HEADERS)
+async def _file(path: Path) -> Response:
+    return FileResponse(path, headers=HEADERS)
 
 
 router = APIRouter(tags=["recommendation"])
@@ -63,7 +57,7 @@ async def items(search: Annotated[schemas.Search, Query()], server: Served) -> d
     what requests about them may hold: `user_columns` and `item_columns` with their types,
     `value`, the column of behaviours' values, and `liked_at_least`, the least of a liked item.
     """
-    snapshot = server.snapshots.current
+    snapshot = server.current
     return await run_in_threadpool(_find, snapshot, search.task, search.query, search.limit)
 
 

@@ -87,7 +87,11 @@ def serve_replicas(
                 "env_vars": {n: v for n, v in os.environ.items() if n.startswith("OTEL_")}
             },
         },
-        "num_replicas": min_replicas,
+        "autoscaling_config": {
+            "min_replicas": min_replicas,
+            "max_replicas": max_replicas,
+            "target_ongoing_requests": target_queue,
+        },
         "max_ongoing_requests": max_requests,
         "max_queued_requests": bound("Scheduler.max_queue", 512),
         "graceful_shutdown_timeout_s": grace,
@@ -98,13 +102,6 @@ def serve_replicas(
         "request_router_config": {"request_router_class": _ROUTER},
         "logging_config": {"enable_access_log": False, "log_level": "WARNING"},
     }
-    if max_replicas > min_replicas:
-        options["num_replicas"] = None
-        options["autoscaling_config"] = {
-            "min_replicas": min_replicas,
-            "max_replicas": max_replicas,
-            "target_ongoing_requests": target_queue,
-        }
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     listening = {"host": host, "port": port}
     serve.start("HeadOnly", http_options=listening, logging_config={"log_level": "ERROR"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 import uuid
 from typing import Any
@@ -27,7 +28,7 @@ router = APIRouter(route_class=StrictRoute, tags=["Cohere and Jina"])
 @router.post("/v2/rerank")
 async def rerank(body: schemas.Rerank, request: Request, asked: Asked) -> dict[str, Any]:
     """Documents, likeliest first, for a user described in text."""
-    task, job = scoring_task(asked.snapshot, body.model, field="model")
+    task, job = scoring_task(asked.snapshot, body.model)
     accepted = await run_in_threadpool(_accept, asked.snapshot, body, task, job)
     (result,) = await asked.answer(accepted)
     scores = [item.score for item in result.items]
@@ -37,8 +38,7 @@ async def rerank(body: schemas.Rerank, request: Request, asked: Asked) -> dict[s
         | ({"document": _shown(body.documents[index])} if body.return_documents else {})
         for index in order[: body.top_n]
     ]
-    text = accepted.text
-    texts = [*text.history, *text.candidates]
+    texts = itertools.chain(*accepted.text)
     tokens = await run_in_threadpool(asked.snapshot.num_tokens, texts)
     return {
         "id": str(uuid.uuid4()),
@@ -61,24 +61,24 @@ def _accept(snapshot: Snapshot, body: schemas.Rerank, task: str, job: str) -> Ac
     entries = {"candidates": [body.documents[index] for index in places]}
     try:
         if isinstance(body.query, str):
-            request: Any = parsed(entries, handler)
+            request, history = parsed(entries, handler), body.query.splitlines() or [""]
             rendered = handler.renderer.candidates(request) if places else []
-            history = body.query.splitlines() or [""]
         else:
             # What is known of a user counts for the texts of candidates, too.
-            _, request, (history, rendered), *_ = snapshot.accept(body.query | entries, task, job)
+            request = parsed(body.query | entries, handler)
+            history, rendered = handler.render(request)
         items = zip(request.candidates, rendered, strict=True)
         pairs = [next(items) if text is None else (Item("", {}), text) for text in documents]
+        candidates, texts = zip(*pairs, strict=True)
         places = [*range(len(documents))]
-        text = RequestText(history, [text for _, text in pairs])
-        handler.check_candidates(text.candidates)
+        handler.check_candidates(texts)
     except RejectedRow as problem:  # of a candidate: said of the document that it stands for
         said = re.sub(
             r"^'candidates\[(\d+)", lambda at: f"'documents[{places[int(at[1])]}", str(problem)
         )
         raise RejectedRow(problem.kind, said.replace("'candidates.", "'documents.")) from None
-    candidates = tuple(item for item, _ in pairs)
-    accepted: Accepted = handler.rendered(dataclasses.replace(request, candidates=candidates), text)
+    request = dataclasses.replace(request, candidates=candidates)
+    accepted: Accepted = handler.rendered(request, RequestText(history, list(texts)))
     return accepted
 
 

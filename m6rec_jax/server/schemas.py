@@ -178,7 +178,20 @@ class StreamOptions(BaseModel):
     include_usage: bool = Field(False, strict=True)
 
 
-class Completion(Foreign):
+class Streamed(Foreign):
+    """One text, at once or as it comes."""
+
+    n: Literal[1] | None = None
+    stream: Annotated[bool, Field(strict=True)] | None = False
+    stream_options: StreamOptions | None = None
+
+    @property
+    def wants_usage(self) -> bool:
+        """Whether a stream's last event counts tokens."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
+
+class Completion(Streamed):
     """As OpenAI's client asks. What it leaves out is as the server is set (`Decoding` in gin)."""
 
     model: str = Field(description="a task of generation")
@@ -194,9 +207,6 @@ class Completion(Foreign):
     )
     top_p: Annotated[float, Field(strict=True, gt=0, le=1)] | None = None
     seed: _Seed | None = None
-    n: Literal[1] | None = None
-    stream: Annotated[bool, Field(strict=True)] | None = False
-    stream_options: StreamOptions | None = None
 
 
 class TextPart(BaseModel):
@@ -220,14 +230,11 @@ class Message(BaseModel):
         return "\n".join(part.text for part in self.content)
 
 
-class Chat(Foreign):
+class Chat(Streamed):
     """As OpenAI's client asks."""
 
     model: str = Field(description="`m6rec`, or any task of dialogues")
     messages: list[Message] = Field(min_length=1, max_length=_MAX_LIST)
-    n: Literal[1] | None = None
-    stream: Annotated[bool, Field(strict=True)] | None = False
-    stream_options: StreamOptions | None = None
 
 
 class Parameters(Strict):

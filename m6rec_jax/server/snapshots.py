@@ -11,9 +11,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
-from m6rec_jax.bank.loading import LoadedBank
 from m6rec_jax.engine.task_settings import TaskSettings, dialogue_part
 from m6rec_jax.errors import ConfigError, DataError, M6RecError
 from m6rec_jax.io.closest import did_you_mean
@@ -21,10 +20,12 @@ from m6rec_jax.jobs.answering import Accepted, Handler
 from m6rec_jax.jobs.conversation import Conversation
 from m6rec_jax.jobs.job import job_of
 from m6rec_jax.jobs.job import jobs as all_jobs
-from m6rec_jax.requests.request import RejectedRow, Request, converted
+from m6rec_jax.requests.request import RejectedRow, Request
 from m6rec_jax.requests.serving_data import ServingData
 from m6rec_jax.server.errors import ApiError
+from m6rec_jax.server.metrics import Metrics
 from m6rec_jax.serving.conversations import open_conversation
+from m6rec_jax.serving.scheduler import Scheduler
 from m6rec_jax.serving.service import Service
 from m6rec_jax.text.records import Item, User
 
@@ -92,25 +93,12 @@ class Snapshot:
 
     def data_of(self, task: str) -> ServingData | None:
         """Catalogue and columns of a task's requests; None: it takes none."""
-        if self.tasks[task].reads_text:
-            return None
-        jobs = self.jobs(task)
-        return self.handlers[task, jobs[0]].data if jobs else None
+        data = (handler.data for (name, _), handler in self.handlers.items() if name == task)
+        return None if self.tasks[task].reads_text else next(data, None)
 
-    def task(self, name: str | None, job: str, field: str = "task") -> str:
-        """The task that is meant; `field` of the body names it.
-
-        Raises:
-          ApiError: 404 where there is no such task.
-          ConfigError: there are several, or none that fits.
-        """
-        name = None if name == ANY_TASK else name
-        try:
-            return self.service.task(name, job)
-        except ConfigError as error:
-            if name and name not in self.tasks:
-                raise ApiError(404, "unknown_task", str(error), field) from None
-            raise
+    def task(self, name: str | None, job: str) -> str:
+        """The task that is meant; errors as `Service.task`."""
+        return self.service.task(None if name == ANY_TASK else name, job)
 
     def handler(self, task: str, job: str) -> Any:
         """What answers a task's requests for a job.
@@ -122,10 +110,9 @@ class Snapshot:
             return self.handlers[task, job]
         self.service.job(task, job)  # what is no job at all, or is no task for requests
         kind = self.tasks[task].kind
-        others = [name for name in self.tasks if (name, job) in self.handlers]
         advice = f"it is a task of {kind}, and can be asked for {', '.join(self.jobs(task))}"
-        if others:
-            advice = f"name one of the tasks that can: {', '.join(sorted(others))}"
+        if others := sorted(name for name in self.tasks if (name, job) in self.handlers):
+            advice = f"name one of the tasks that can: {', '.join(others)}"
         elif job_of(job).on_request and job not in self._jobs:
             advice = f"start the server with --gin.serve.jobs=\"['{job}']\""
         elif job in ("retrieval", "reranking") and kind == "retrieval":
@@ -138,16 +125,6 @@ class Snapshot:
         request = parsed(row, handler)
         return handler.rendered(request, handler.render(request), number)
 
-    def row_types(self) -> dict[str, list[Any]]:
-        """What users, events, items and statistics of requests hold, one type of each data set."""
-        parsers = {
-            handler.data.spec.name: handler.parser
-            for (task, _), handler in self.handlers.items()
-            if not self.tasks[task].reads_text
-        }
-        names = ("User", "Event", "Item", "Statistics") if parsers else ()
-        return {name: [one.types[name] for one in parsers.values()] for name in names}
-
     def num_tokens(self, texts: Iterable[str]) -> int:
         """Tokens of texts, for the usage that clients are told."""
         return sum(len(self.service.model.vocabulary.encode_array(text)) for text in texts)
@@ -155,22 +132,20 @@ class Snapshot:
     def _further_pairs(self) -> Iterator[tuple[str, str]]:
         """Tasks and the jobs that they can be asked for beside what they are for."""
         for name, job in all_jobs().items():
-            is_wanted = not job.on_request or name in self._jobs or self.named(name)
-            if not (job.answers() and is_wanted):
+            is_named = name in self._jobs
+            if not job.answers() or (job.on_request and not (is_named or self.named(name))):
                 continue
             pairs, reasons = list[tuple[str, str]](), list[str]()
             for task, settings in self.tasks.items():
-                if settings.kind == name or not job.may_be_asked_of(settings):
-                    continue
-                try:
-                    self.service.handler(task, name)
-                    pairs.append((task, name))
-                except (ConfigError, DataError) as error:  # such as data without co-occurrence
-                    reasons.append(f"'{task}' cannot be asked for {name}: {error}")
-            if reasons and name in self._jobs and not pairs:
+                if settings.kind != name and job.may_be_asked_of(settings):
+                    try:
+                        self.service.handler(task, name)
+                        pairs.append((task, name))
+                    except (ConfigError, DataError) as error:  # such as data without co-occurrence
+                        reasons.append(f"'{task}' cannot be asked for {name}: {error}")
+                        log.log(logging.WARNING if is_named else logging.INFO, "%s", reasons[-1])
+            if reasons and is_named and not pairs:
                 raise ConfigError("; ".join(reasons))
-            for reason in reasons:
-                log.log(logging.WARNING if name in self._jobs else logging.INFO, "%s", reason)
             yield from pairs
 
 
@@ -183,9 +158,6 @@ def parsed(row: Mapping[str, Any], handler: Handler) -> Request:
     given = {name: value for name, value in row.items() if value is not None}
     request = handler.parser.parse({"history": [], "time": time.time(), **given}, strict=True)
     check_known(request.ignored, handler)
-    for name in {"candidates", "about"} & given.keys() - handler.parser.reads:
-        items = given[name] if name == "candidates" else [given[name]]
-        converted(items, handler.parser.items_type, name, strict=True)
     return request
 
 
@@ -204,18 +176,21 @@ def text_request(items: Sequence[Item] = ()) -> Request:
     return Request(User(""), time.time(), (), tuple(items))
 
 
-class Snapshots:
-    """The snapshot that requests take, and its changes, one at a time.
+class Server:
+    """What routes share: the snapshot that requests take, which changes, and what runs them.
 
     Args:
-      jobs: of all snapshots.
-      swapped: called after a change with 'prompts' or 'data'.
+      jobs: that may be asked beside what tasks are for, see `launch.serve`.
+      timeout: seconds that a request may wait where it does not say.
+      scheduler: options of the `Scheduler`; those that are left out are gin's.
     """
 
-    def __init__(self, jobs: Collection[str], swapped: Callable[[str], None]) -> None:
-        self._jobs, self._swapped = jobs, swapped
+    def __init__(self, jobs: Collection[str] = (), timeout: float = 30.0, **scheduler: Any) -> None:
+        self.timeout, self._jobs = timeout, jobs
         self._current: Snapshot | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # changes come one at a time
+        self.metrics = Metrics(lambda: self.scheduler.depth, lambda: self.ready)
+        self.scheduler = Scheduler(observe=self.metrics.batch, **scheduler)
 
     @property
     def ready(self) -> bool:
@@ -233,48 +208,25 @@ class Snapshots:
         """Makes the first snapshot; raises M6RecError as `Snapshot`."""
         self._current = Snapshot(service, 1, self._jobs)
 
-    def put_data(self, data: Mapping[str, Any]) -> Snapshot:
-        """As `Resources.changed`; raises ApiError (409) where data do not fit: nothing changes."""
-        return self._swap("data", lambda service: service.changed(data=data))
+    def swap(self, change: Callable[[Service], Service], *, keeps_jobs: bool) -> Snapshot:
+        """Replaces the snapshot by one of a changed service.
 
-    def change_prompts(
-        self, what: Literal["put", "remove"], task: str, index: str | None = None
-    ) -> Snapshot:
-        """Adds a task of the bank's folder, or replaces it by what the folder holds now, with an
-        index of the catalogue for a task of retrieval (None: as before); or takes it out.
+        Args:
+          change: makes it of the current one.
+          keeps_jobs: whether all that can be asked for must stay so.
 
         Raises:
-          ApiError: 404, there is no such task to remove; 409, the server has no bank, or the task
-            or its index does not fit. Nothing has changed then.
+          ApiError: 409, what is new does not fit. Nothing has changed then.
         """
-
-        def changed(service: Service) -> Service:
-            bank = service.model
-            if not isinstance(bank, LoadedBank):
-                raise ApiError(
-                    409, "no_bank", "the server was started without --bank: its tasks are fixed"
-                )
-            if what == "remove" and task not in bank.tasks:
-                names = ", ".join(sorted(bank.tasks)) or "none"
-                raise ApiError(404, "unknown_task", f"there is no task '{task}': {names}", "task")
-            bank = bank.without(task) if task in bank.tasks else bank
-            if what == "put":
-                bank = bank.with_tasks(task)
-            return service.changed(model=bank, index=None if index is None else {task: index})
-
-        return self._swap("prompts", changed)
-
-    def _swap(self, what: str, change: Callable[[Service], Service]) -> Snapshot:
         with self._lock:
             old = self.current
             try:
                 new = Snapshot(change(old.service), old.version + 1, self._jobs)
                 gone = old.handlers.keys() - new.handlers.keys()
                 lost = sorted(f"'{task}' for {job}" for task, job in gone)
-                if lost and what == "data":
+                if lost and keeps_jobs:
                     raise ConfigError(f"with these data nobody could ask {', '.join(lost)}")
             except (M6RecError, OSError, ValueError) as error:  # a name that no file may have
                 raise ApiError(409, "cannot_be_changed", str(error)) from error
             self._current = new
-            self._swapped(what)
             return new

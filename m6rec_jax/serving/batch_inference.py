@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -30,11 +29,9 @@ from m6rec_jax.io.workers import RayWorkers, Threads, Workers
 from m6rec_jax.jobs.answering import Accepted
 from m6rec_jax.requests.files import Chunk, Shard, open_requests
 from m6rec_jax.requests.request import RejectedRow
-from m6rec_jax.serving.part_files import PartFiles, Totals, side_files
+from m6rec_jax.serving.part_files import Part, Totals, side_files, write_in_parts
 from m6rec_jax.serving.service import Service, ServiceOptions
-from m6rec_jax.sharding import LogicalRules, data_parallel, make_mesh
-
-log = logging.getLogger(__name__)
+from m6rec_jax.sharding import LogicalRules, data_parallel
 
 _ARROW_TYPES = {
     "float": pa.list_(pa.float32()),
@@ -68,20 +65,18 @@ class BatchReport:
 
     def __str__(self) -> str:
         """The closing line, and others where something was missing or ignored."""
-        counts = {
-            what: ", ".join(f"{name} {n:,}" for name, n in self.numbers(what).most_common())
+        rejected, without, ignored = (
+            ", ".join(f"{name} {n:,}" for name, n in self.numbers(what).most_common())
             for what in ("rejected", "without", "ignored")
-        }
-        answered, rejected = self.totals["answered"], self.numbers("rejected").total()
-        text = (
-            f"{answered + rejected:,} requests: {answered:,} answered ({self.output}), "
-            f"{rejected:,} rejected ({self.rejected}{': ' if rejected else ''}{counts['rejected']})"
         )
-        if counts["without"]:
-            text += f"\nAnswered with what is known, in rows: {counts['without']}"
-        if counts["ignored"]:
-            text += f"\nFields that the data set does not have, in rows: {counts['ignored']}"
-        return text
+        answered, others = self.totals["answered"], self.numbers("rejected").total()
+        text = f"{answered + others:,} requests: {answered:,} answered ({self.output}), "
+        text += f"{others:,} rejected ({self.rejected}{rejected and ': '}{rejected})"
+        if without:
+            text += f"\nAnswered with what is known, in rows: {without}"
+        return text + f"\nFields that the data set does not have, in rows: {ignored}" * bool(
+            ignored
+        )
 
 
 @gin.configurable
@@ -139,25 +134,13 @@ def infer_requests(
             "host with --shard INDEX/COUNT"
         )
     options = ServiceOptions(prepared, items, index, batch_sizes=(batch_size,))
-    make = functools.partial(_open, str(model_dir), bank, step, rules, options)
-    workers: Workers[Service]
-    if engine == "ray":
-        workers = RayWorkers("m6rec infer --engine ray", make)
-    else:
-        workers = Threads(make())
-    with workers:
+    rules = data_parallel() if rules is None else rules
+    make = functools.partial(
+        Service.open, model_dir, bank=bank, step=step, rules=rules, options=options
+    )
+    command = "m6rec infer --engine ray"
+    with RayWorkers(command, make) if engine == "ray" else Threads(make()) as workers:
         return [answer_file(workers, *file, task, job, chunk_size, progress) for file in files]
-
-
-def _open(
-    model_dir: str,
-    bank: str | None,
-    step: int | None,
-    rules: LogicalRules | None,
-    options: ServiceOptions,
-) -> Service:
-    mesh, rules = make_mesh(), data_parallel() if rules is None else rules
-    return Service.open(model_dir, bank=bank, step=step, mesh=mesh, rules=rules, options=options)
 
 
 def _files(
@@ -229,16 +212,12 @@ def answer_file(
         if shard is not None:
             described["shard"] = str(shard)
         start, end = (shard or Shard()).rows(file.num_rows)
-        with PartFiles(local, described, start) as parts:
-            if parts.finished:
-                log.info("%s is complete already", output)
-                return BatchReport(epath.Path(output), parts.totals)
-            if parts.start != start:
-                log.info("going on at row %s", f"{parts.start:,}")
-            chunks, sent = itertools.tee(file.chunks(parts.start, chunk_size, end))
+
+        def parts(first: int) -> Iterator[Part]:
+            chunks, sent = itertools.tee(file.chunks(first, chunk_size, end))
             with progress_bar(
                 total=end - start,
-                initial=parts.start - start,
+                initial=first - start,
                 unit=" rows",
                 desc="requests",
                 disable=not progress,
@@ -246,14 +225,18 @@ def answer_file(
                 for chunk, (kept, columns, rejected, totals) in zip(
                     sent, workers.map(answer, chunks), strict=True
                 ):
-                    file.write_part(parts.part, chunk, kept, columns)
-                    bar.update(chunk.end - parts.start)
-                    parts.commit(chunk.end, totals, rejected)
-            parts.finish(file.join)
+                    write = functools.partial(
+                        file.write_part, chunk=chunk, kept=kept, results=columns
+                    )
+                    yield Part(write, chunk.end, totals, rejected)
+                    bar.update(chunk.end - first)
+                    first = chunk.end
+
+        totals = write_in_parts(local, described, parts, file.join, start)
         # The output last: when it is there, everything is.
-        for path in (*side_files(output), output):
+        for path in () if finished else (*side_files(output), output):
             copies.store(path)
-        return BatchReport(epath.Path(output), parts.totals)
+        return BatchReport(epath.Path(output), totals)
 
 
 def _described(
@@ -262,7 +245,9 @@ def _described(
     """Task and job that are meant, types of the columns of results, and what these depend on."""
     task = service.task(task, job)
     job = service.job(task, job)
-    return task, job, service.handler(task, job).column_types, service.describe(task, job)
+    handler = service.handler(task, job)
+    fingerprints = {"model": service.model.fingerprint(task), "data": handler.data.fingerprint}
+    return task, job, handler.column_types, {**fingerprints, "job": job, **handler.describe()}
 
 
 def _answered(

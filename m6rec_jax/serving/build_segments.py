@@ -10,7 +10,7 @@ from m6rec_jax.bank.loading import load_with_bank
 from m6rec_jax.engine.candidates.rows import pack_texts
 from m6rec_jax.engine.computed_folder import ComputedManifest
 from m6rec_jax.engine.segments.store import STORED_TYPES, write_segments
-from m6rec_jax.engine.task_settings import task_name, task_settings
+from m6rec_jax.engine.task_settings import task_name
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io.buckets import in_bucket
 from m6rec_jax.jobs.resources import open_serving_data
@@ -69,20 +69,18 @@ def build_segments(
             f"the template's candidate of {data.spec.name!r} renders statistics "
             f"({', '.join(sorted(used))}), which change with users and time: it cannot be stored"
         )
-    settings = task_settings(model.settings.tasks, task)
-    room = model.settings.target_length
-    limit = settings.text_length(room)
-    found = []
+    settings, room = model.settings.tasks[task], model.settings.target_length
+    tokens = []
     for id_, item in data.items.items():
         text = data.template.candidate(item)
         if not len(model.vocabulary.encode_array(text)):
             raise DataError(f"item {id_!r} has no text to score: {text!r}")
-        row = pack_texts(model.vocabulary, [text], room, limit).rows[0]
-        found.append(row["decoder_input_tokens"])
+        packed = pack_texts(model.vocabulary, [text], room, settings.text_length(room))
+        tokens.append(packed.rows[0]["decoder_input_tokens"])
     pool, variables = model.segments.candidates, dict(model.variables)
     return write_segments(
         output,
-        found,
+        tokens,
         lambda texts: pool.states_of(variables, texts, settings),
         model=model.fingerprint(task, exits=False),
         task=task,

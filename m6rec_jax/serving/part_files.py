@@ -14,21 +14,39 @@ before that, the part is made again and overwrites what there is of it.
 from __future__ import annotations
 
 import collections
-import contextlib
 import json
+import logging
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from m6rec_jax.errors import DataError
 from m6rec_jax.io.atomic import atomic_file, to_disk, write_atomically
 from m6rec_jax.io.locks import locked_folder
 
+log = logging.getLogger(__name__)
+
 # Of pathlib or epath.
 AnyPath = TypeVar("AnyPath", bound=Path)
 # How many rows have something in common, by its name.
 Totals = collections.Counter[str]
+
+
+class Part(NamedTuple):
+    """Consecutive rows.
+
+    Attributes:
+      write: writes those with results to a new file.
+      end: the row with which the next part begins.
+      totals: of its rows.
+      rejected: lines of the side file.
+    """
+
+    write: Callable[[Path], None]
+    end: int
+    totals: Totals
+    rejected: Sequence[Mapping[str, Any]]
 
 
 def side_files(output: AnyPath) -> tuple[AnyPath, AnyPath]:
@@ -37,113 +55,88 @@ def side_files(output: AnyPath) -> tuple[AnyPath, AnyPath]:
     return output.with_name(rejected), output.with_name(summary)
 
 
-class PartFiles:
-    """The parts of one output; use it as a context manager.
+def write_in_parts(
+    output: Path,
+    job: Mapping[str, Any],
+    parts: Callable[[int], Iterator[Part]],
+    join: Callable[[Iterable[Path], Path], None],
+    start: int = 0,
+) -> Totals:
+    """Writes the parts that are not there yet, and joins all of them.
 
     Args:
       output: the file that is to be.
       job: what the output depends on, as JSON has it: committed parts of another job are not gone
         on with.
-      start: the row with which the first part begins.
+      parts: given the row that the next part begins with, makes this part and those after it, at
+        least one.
+      join: writes the rows of several files to one.
+      start: the row that the first part begins with.
 
-    Attributes:
-      rejected: the side file.
-      start: the row with which the next part begins.
-      totals: of the committed parts.
-      finished: whether the output is complete already.
+    Returns:
+      The totals of all parts.
 
     Raises:
       DataError: the output or its parts are there and belong to another job, or another process is
         writing them.
     """
-
-    def __init__(self, output: Path, job: Mapping[str, Any], start: int = 0) -> None:
-        self._output = output
-        self._job = json.loads(json.dumps({"output": output.name, **job}))
-        self.rejected, self._summary = side_files(output)
-        self._folder = output.with_name(f"{output.name}.parts")
-        self._lock = contextlib.ExitStack()
-        self._number, self.start, self.totals = 0, start, Totals()
-        self.finished = output.exists()
-
-    def __enter__(self) -> Self:
-        # Also of another output, such as one in the other format, or of a run that died at its end.
-        if self.finished or self._summary.exists():
-            totals = self._read(self._summary)["totals"]
-        if self.finished:
-            self.totals = Totals(totals)
-            shutil.rmtree(self._folder, ignore_errors=True)
-            return self
-        with contextlib.ExitStack() as lock:
-            lock.enter_context(locked_folder(self._folder, f"writing {self._output}"))
-            while (path := self._path(".json")).exists():
-                record = self._read(path)
-                self._number, self.start = self._number + 1, record["end"]
-                self.totals.update(record["totals"])
-            self._lock = lock.pop_all()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.close()
-
-    @property
-    def part(self) -> Path:
-        """Where the next part's rows with results go."""
-        return self._path(self._output.suffix)
-
-    def commit(self, end: int, totals: Totals, rejected: Sequence[Mapping[str, Any]]) -> None:
-        """Makes the next part count, once its rows are written to `part`.
-
-        Args:
-          end: the row with which the part after it begins.
-          totals: of this part.
-          rejected: lines of the side file.
-        """
-        to_disk(self.part)
-        record = {"job": self._job, "end": end, "totals": totals, "rejected": rejected}
-        write_atomically(self._path(".json"), json.dumps(record))
-        self._number, self.start = self._number + 1, end
-        self.totals.update(totals)
-
-    def finish(self, join: Callable[[Iterable[Path], Path], None]) -> None:
-        """Joins the parts, at least one, by a function that writes the rows of several to one file,
-        and removes them.
-        """
-        numbers = range(self._number)
-        whole = self._output.with_name(f"{self._output.name}.partial")
-        join([self._path(self._output.suffix, number) for number in numbers], whole)
+    job = json.loads(json.dumps({"output": output.name, **job}))
+    rejected, summary = side_files(output)
+    folder = output.with_name(f"{output.name}.parts")
+    totals = Totals()
+    # Also of another output, such as one in the other format, or of a run that died at its end.
+    if output.exists() or summary.exists():
+        totals.update(_record(summary, output, job)["totals"])
+    if output.exists():
+        log.info("%s is complete already", output.name)
+        shutil.rmtree(folder, ignore_errors=True)
+        return totals
+    with locked_folder(folder, f"writing {output}"):
+        number, totals = 0, Totals()
+        while (path := folder / f"{number:06}.json").exists():
+            record = _record(path, output, job)
+            number, start = number + 1, record["end"]
+            totals.update(record["totals"])
+        if number:
+            log.info("going on at row %s", f"{start:,}")
+        for part in parts(start):
+            rows = folder / f"{number:06}{output.suffix}"
+            part.write(rows)
+            to_disk(rows)
+            record = {"end": part.end, "totals": part.totals, "rejected": part.rejected}
+            write_atomically(rows.with_suffix(".json"), json.dumps({"job": job, **record}))
+            totals.update(part.totals)
+            number += 1
+        all_rows = [folder / f"{n:06}{output.suffix}" for n in range(number)]
+        whole = output.with_name(f"{output.name}.partial")
+        join(all_rows, whole)
         to_disk(whole)
-        with atomic_file(self.rejected) as path, path.open("w", encoding="utf-8") as side:
-            for number in numbers:
-                for row in self._read(self._path(".json", number))["rejected"]:
+        with atomic_file(rejected) as path, path.open("w", encoding="utf-8") as side:
+            for rows in all_rows:
+                for row in _record(rows.with_suffix(".json"), output, job)["rejected"]:
                     side.write(json.dumps(row, ensure_ascii=False) + "\n")
-        summary = {"job": self._job, "totals": self.totals}
-        write_atomically(self._summary, json.dumps(summary, indent=2) + "\n")
-        whole.replace(self._output)  # last: when it is there, everything is
-        to_disk(self._output.parent)
-        shutil.rmtree(self._folder, ignore_errors=True)
+        write_atomically(summary, json.dumps({"job": job, "totals": totals}, indent=2) + "\n")
+        whole.replace(output)  # last: when it is there, everything is
+        to_disk(output.parent)
+        shutil.rmtree(folder, ignore_errors=True)
+    return totals
 
-    def _path(self, suffix: str, number: int | None = None) -> Path:
-        return self._folder / f"{self._number if number is None else number:06d}{suffix}"
 
-    def _read(self, path: Path) -> dict[str, Any]:
-        """A part's record, or the summary; raises DataError where it is of another job."""
-        try:
-            record: dict[str, Any] = json.loads(path.read_text("utf-8"))
-            job = record["job"]
-        except (OSError, ValueError, KeyError) as error:
-            raise DataError(
-                f"{self._output} exists already, and was not written by this command ({error}); "
-                "remove it, or name another output"
-            ) from error
-        differing = [
-            f"{name} ({job.get(name)} there)"
-            for name in sorted(job.keys() | self._job.keys())
-            if job.get(name) != self._job.get(name)
-        ]
-        if differing:
-            raise DataError(
-                f"{path} belongs to results of another job, which differs in: "
-                f"{', '.join(differing)}; remove them, or name another output"
-            )
-        return record
+def _record(path: Path, output: Path, job: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a part, or the summary; raises DataError where it is of another job."""
+    try:
+        record: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        there = record["job"]
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(
+            f"{output} exists already, and was not written by this command ({error}); remove it, "
+            "or name another output"
+        ) from error
+    names = sorted(name for name in there.keys() | job if there.get(name) != job.get(name))
+    if names:
+        differing = ", ".join(f"{name} ({there.get(name)} there)" for name in names)
+        raise DataError(
+            f"{path} belongs to results of another job, which differs in: {differing}; remove "
+            "them, or name another output"
+        )
+    return record

@@ -13,9 +13,9 @@ requests with the earliest deadline go first.
 
 from __future__ import annotations
 
-import collections
 import concurrent.futures
 import contextlib
+import dataclasses
 import itertools
 import logging
 import math
@@ -47,9 +47,6 @@ _CPU_FILL = 0.5
 class QueueFull(M6RecError):
     """More requests wait than the queue holds."""
 
-    def __init__(self, waiting: int) -> None:
-        super().__init__(f"{waiting} requests are waiting; try again later")
-
 
 class DeadlinePassed(M6RecError):
     """A request was not begun before its deadline, or its texts had not ended by then."""
@@ -62,34 +59,36 @@ class SchedulerClosed(M6RecError):
         super().__init__("the server is shutting down")
 
 
+@dataclasses.dataclass(eq=False, repr=False)
 class Queued(concurrent.futures.Future[T]):
     """A request in the queue or under way, and its answer to come.
 
     Attributes:
-      began: of `time.monotonic`, when it left the queue; until then it is infinite.
+      job: its name, for metrics.
       group: requests of equal ones may share a batch.
+      run: answers arguments of a batch.
       order: by which the queue is ordered: deadline, number.
-      texts: that have no slot of `generator` yet; None: they do not grow.
+      generator: of texts that grow one by one; None: it is answered in a batch.
+      texts: those that have no slot yet.
       streams: of those that have one.
+      began: of `time.monotonic`, when it left the queue; until then it is infinite.
     """
 
-    def __init__(
-        self,
-        job: str,
-        group: Any,
-        run: Callable[[list[Any]], list[Any]],
-        argument: Any,
-        batch_sizes: Sequence[int],
-        order: tuple[float, int],
-        on_text: OnText | None = None,
-    ) -> None:
+    job: str
+    group: Any
+    run: Callable[[list[Any]], list[Any]]
+    argument: Any
+    batch_sizes: Sequence[int]
+    order: tuple[float, int]
+    on_text: OnText | None = None
+    generator: Any = None
+    texts: list[GenerationStream] = dataclasses.field(default_factory=list)
+    streams: list[GenerationStream] = dataclasses.field(default_factory=list)
+    since: float = dataclasses.field(default_factory=time.monotonic)
+    began: float = math.inf
+
+    def __post_init__(self) -> None:
         super().__init__()
-        self.job, self.group, self.run, self.argument = job, group, run, argument
-        self.batch_sizes, self.order, self._on_text = batch_sizes, order, on_text
-        self.since, self.began = time.monotonic(), math.inf
-        self.texts: collections.deque[GenerationStream] | None = None
-        self.generator: ContinuousGenerator | None = None
-        self.streams: list[GenerationStream] = []
 
     @property
     def is_dead(self) -> bool:
@@ -102,6 +101,7 @@ class Queued(concurrent.futures.Future[T]):
 
     def fail(self, error: Exception) -> None:
         """Ends it, unless it has ended."""
+        self.texts.clear()
         for stream in self.streams:
             stream.cancel()  # its slot is free at the next step
         if not self.done() and self.set_running_or_notify_cancel():
@@ -110,8 +110,8 @@ class Queued(concurrent.futures.Future[T]):
     def say(self, index: int, piece: str) -> None:
         """Hands on a piece of a text; a listener that has gone must not end the thread."""
         with contextlib.suppress(Exception):
-            if self._on_text is not None:
-                self._on_text(index, piece)
+            if self.on_text is not None:
+                self.on_text(index, piece)
 
 
 @gin.configurable(denylist=["observe"])
@@ -137,19 +137,14 @@ class Scheduler:
         max_queue: int = 512,
         max_batch: int = 32,
         max_running: int = 2,
-        observe: Callable[[str, Sequence[float], float, int], None] | None = None,
+        observe: Callable[[str, Sequence[float], float, int], None] = lambda *_: None,
     ) -> None:
         if min(max_queue, max_batch, max_running) < 1:
-            raise ConfigError(
-                f"Scheduler: max_queue = {max_queue}, max_batch = {max_batch} and max_running = "
-                f"{max_running} must be at least 1"
-            )
-        self._max_queue, self._max_batch = max_queue, max_batch
-        self._observe = observe or (lambda *_: None)
+            raise ConfigError("Scheduler: max_queue, max_batch and max_running must be at least 1")
+        self._max_queue, self._max_batch, self._observe = max_queue, max_batch, observe
         self._numbers = itertools.count()
         self._changed = threading.Condition()
-        self._queue: list[Queued[Any]] = []  # of batches
-        self._growing: list[Queued[Any]] = []  # of texts, those that have no slot yet among them
+        self._requests: list[Queued[Any]] = []  # that wait, or whose texts grow
         self._generators = set[ContinuousGenerator]()  # that have texts
         self._running = 0
         self._closed = self._stopped = False
@@ -160,14 +155,10 @@ class Scheduler:
     @property
     def depth(self) -> int:
         """Requests that wait, for a batch or for the first slot of their texts."""
-        return len(self._queue) + sum(math.isinf(one.began) for one in self._growing)
+        return sum(math.isinf(one.began) for one in self._requests)
 
     def submit(
-        self,
-        accepted: Accepted,
-        *,
-        deadline: float = math.inf,
-        on_text: OnText | None = None,
+        self, accepted: Accepted, *, deadline: float = math.inf, on_text: OnText | None = None
     ) -> Queued[Answer]:
         """Queues a request.
 
@@ -191,8 +182,7 @@ class Scheduler:
         group, sizes = (resources, handler.group), resources.batch_sizes
         queued = Queued[Any](handler.job, group, handler.answer, accepted, sizes, order, on_text)
         if (texts := handler.texts(accepted)) is not None:
-            queued.texts = collections.deque(texts)
-            queued.generator = resources.continuous_generator()
+            queued.texts, queued.generator = texts, resources.continuous_generator()
         return self._put(queued)
 
     def call_together(
@@ -226,10 +216,8 @@ class Scheduler:
         """
         with self._changed:
             self._closed = True
-            all_done = self._changed.wait_for(
-                lambda: not (self._queue or self._running or self._growing), grace
-            )
-            left, self._queue = self._queue, []
+            all_done = self._changed.wait_for(lambda: not (self._requests or self._running), grace)
+            left, self._requests = self._requests, []
             self._stopped = True
             self._changed.notify_all()
         for one in left:
@@ -243,16 +231,16 @@ class Scheduler:
             if self.depth >= self._max_queue:
                 self._drop_dead()
             if (waiting := self.depth) >= self._max_queue:
-                raise QueueFull(waiting)
-            (self._queue if queued.texts is None else self._growing).append(queued)
+                raise QueueFull(f"{waiting} requests are waiting; try again later")
+            self._requests.append(queued)
             self._changed.notify_all()
         return queued
 
     def _drop_dead(self) -> None:
-        """Takes cancelled and late requests out of the queue; the caller holds the lock."""
-        for one in [one for one in self._queue if one.is_dead]:
-            self._queue.remove(one)
-            one.fail(DeadlinePassed("the request waited until after its deadline"))
+        """Ends cancelled and late requests; the caller holds the lock."""
+        for one in [one for one in self._requests if one.is_dead]:
+            self._requests.remove(one)
+            one.fail(DeadlinePassed("the request was not answered by its deadline"))
             self._changed.notify_all()
 
     def _run_batches(self) -> None:
@@ -265,37 +253,36 @@ class Scheduler:
             batch = self._changed.wait_for(lambda: self._stopped or self._next_batch())
             if batch is True:
                 return False
+            began = time.monotonic()
             for one in batch:
-                self._queue.remove(one)
-                one.began = time.monotonic()
+                self._requests.remove(one)
+                one.began = began
             self._running += 1
         # A future that runs can no longer be cancelled.
         batch = [one for one in batch if one.set_running_or_notify_cancel()]
-        began = time.monotonic()
         failures = self._answer(batch) if batch else 0
-        seconds = time.monotonic() - began
         with self._changed:
             self._running -= 1
             self._changed.notify_all()
         if batch:
-            waits = [one.began - one.since for one in batch]
-            self._observe(batch[0].job, waits, seconds, failures)
+            waits = [began - one.since for one in batch]
+            self._observe(batch[0].job, waits, time.monotonic() - began, failures)
         return True
 
     def _next_batch(self) -> list[Queued[Any]]:
         """Requests of the next batch, none where it may not begin; the caller holds the lock."""
         self._drop_dead()
-        if not self._queue:
+        waiting = [one for one in self._requests if one.generator is None]
+        if not waiting:
             return []
-        ordered = sorted(self._queue, key=lambda one: one.order)
-        first = ordered[0]
-        fitting = [one for one in ordered if one.group == first.group]
-        number = len(fitting)
+        waiting.sort(key=lambda one: one.order)
+        first = waiting[0]
+        fitting = [one for one in waiting if one.group == first.group]
         sizes = [size for size in first.batch_sizes if size <= self._max_batch] or [1]
-        if self._running and number < sizes[-1]:
+        if self._running and len(fitting) < sizes[-1]:
             return []
         fill = _CPU_FILL if jax.default_backend() == "cpu" else 0.0
-        padded = [size for size in first.batch_sizes if number >= size * fill]
+        padded = [size for size in first.batch_sizes if len(fitting) >= size * fill]
         return fitting[: min(self._max_batch, max(padded, default=sizes[0]))]
 
     def _answer(self, batch: Sequence[Queued[Any]]) -> int:
@@ -318,29 +305,22 @@ class Scheduler:
 
     def _grow_texts(self) -> None:
         """Takes texts further; beside it, ends what waits beyond its deadline."""
-        while True:
+        while not self._stopped:
             with self._changed:
-                while not (self._growing or self._generators or self._stopped):
-                    self._drop_dead()
-                    deadline = min((one.order[0] for one in self._queue), default=math.inf)
+                self._drop_dead()
+                growing = [one for one in self._requests if one.generator is not None]
+                if not (growing or self._generators or self._stopped):
+                    deadline = min((one.order[0] for one in self._requests), default=math.inf)
                     left = min(deadline - time.monotonic(), threading.TIMEOUT_MAX)
                     self._changed.wait(max(left, 0.0))
-                self._drop_dead()
-                if self._stopped:
-                    break
-            self._grow()
-        for one in list(self._growing):
-            one.fail(SchedulerClosed())
+            self._grow(growing)
 
-    def _grow(self) -> None:
+    def _grow(self, growing: Sequence[Queued[Any]]) -> None:
         """Lets texts into free slots, takes a few steps, hands on what they say."""
-        for one in [one for one in self._growing if one.is_dead]:
-            self._end(one, DeadlinePassed("the request's deadline came before its text's end"))
-        while (taker := self._next_text()) is not None:
+        while taker := min(filter(self._has_room, growing), key=Queued.claim, default=None):
+            taker.began = min(taker.began, time.monotonic())
             try:
-                assert taker.texts is not None
-                assert taker.generator is not None
-                taker.streams.append(taker.generator.submit(taker.texts.popleft()))
+                taker.streams.append(taker.generator.submit(taker.texts.pop(0)))
                 self._generators.add(taker.generator)
             except Exception as error:
                 self._end(taker, error)
@@ -349,11 +329,12 @@ class Scheduler:
                 has_more = generator.step()
             except Exception as error:  # its texts are lost, and those of others go on
                 has_more = False
-                for one in [one for one in self._growing if one.generator is generator]:
-                    self._end(one, error)
+                for one in growing:
+                    if one.generator is generator:
+                        self._end(one, error)
             if not has_more:
                 self._generators.remove(generator)
-        for one in list(self._growing):
+        for one in growing:
             # First: pieces come before a text's end.
             ended = not one.texts and all(stream.finish_reason for stream in one.streams)
             for index, stream in enumerate(one.streams):
@@ -362,36 +343,27 @@ class Scheduler:
             if ended:
                 self._end(one)
 
-    def _next_text(self) -> Queued[Any] | None:
-        """Whose text gets the next free slot; a request with many texts leaves slots to others."""
-
-        def has_room(one: Queued[Any]) -> bool:
-            if one.generator is None or not one.texts:
-                return False
-            under_way = one.generator.num_running + len(one.generator.pending)
-            return under_way < min(one.generator.num_slots, self._max_batch)
-
-        with self._changed:
-            taker = min(filter(has_room, self._growing), key=Queued.claim, default=None)
-            if taker is not None:
-                taker.began = min(taker.began, time.monotonic())
-        return taker
+    def _has_room(self, one: Queued[Any]) -> bool:
+        """Whether one of its texts could have a slot."""
+        under_way = one.generator.num_running + len(one.generator.pending)
+        return bool(one.texts) and under_way < min(one.generator.num_slots, self._max_batch)
 
     def _end(self, one: Queued[Any], error: Exception | None = None) -> None:
-        """Answers a request whose texts have ended, or gives it up."""
-        try:
-            if error is not None:
-                raise error
-            result = answer_of(one.argument, (stream.result() for stream in one.streams))
-            if one.set_running_or_notify_cancel():
-                one.set_result(result)
-        except Exception as failure:
-            error = failure
-            one.fail(failure)
+        """Answers a request whose texts have ended, or gives it up, unless it has ended."""
         with self._changed:
-            self._growing.remove(one)
+            if one not in self._requests:
+                return
+            try:
+                if error is not None:
+                    raise error
+                result = answer_of(one.argument, (stream.result() for stream in one.streams))
+                if one.set_running_or_notify_cancel():
+                    one.set_result(result)
+            except Exception as failure:
+                error = failure
+                one.fail(failure)
+            self._requests.remove(one)
             self._changed.notify_all()
         now = time.monotonic()
         began = min(one.began, now)
-        failed = error is not None and not isinstance(error, DeadlinePassed)
-        self._observe(one.job, [began - one.since], now - began, failed)
+        self._observe(one.job, [began - one.since], now - began, error is not None)

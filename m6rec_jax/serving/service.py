@@ -16,8 +16,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jax.sharding import Mesh
-
 from m6rec_jax.bank.loading import load_with_bank
 from m6rec_jax.engine.task_settings import dialogue_part, task_name
 from m6rec_jax.errors import ConfigError
@@ -27,6 +25,10 @@ from m6rec_jax.jobs.job import job_of, jobs
 from m6rec_jax.jobs.resources import INDEXED, Resources, ServiceOptions
 from m6rec_jax.requests.request import RejectedRow
 from m6rec_jax.sharding import LogicalRules, make_mesh
+
+
+class UnknownTask(ConfigError):
+    """The model has no task of a name."""
 
 
 class Service(Resources):
@@ -39,7 +41,6 @@ class Service(Resources):
         *,
         bank: str | Path | None = None,
         step: int | None = None,
-        mesh: Mesh | None = None,
         rules: LogicalRules = (),
         options: ServiceOptions | None = None,
     ) -> Service:
@@ -49,15 +50,15 @@ class Service(Resources):
           model_dir: of a training run; with a bank, of one that has its tasks' backbone.
           bank: folder of a prompt bank; None: the run's own tasks.
           step: which checkpoint; None: the newest.
-          mesh, rules: devices to spread the model over, of rules alone those of `make_mesh` (gin);
-            without both the default device.
+          rules: logical-axis rules, by which the model lies over the mesh of `make_mesh` (gin);
+            none: it is on the default device.
           options: see `ServiceOptions`.
 
         Raises:
           CheckpointError: no model, or a bank of another backbone.
           ConfigError: an index of a task that there is not.
         """
-        mesh, options = mesh or (make_mesh() if rules else None), options or ServiceOptions()
+        mesh, options = make_mesh() if rules else None, options or ServiceOptions()
         loaded = load_with_bank(model_dir, bank=bank, step=step, mesh=mesh, rules=rules)
         if options.segments is not None:
             loaded.use_segments(options.segments)
@@ -67,24 +68,24 @@ class Service(Resources):
         """The task that is meant: the one named, or the only one that the job can be asked of.
 
         Raises:
-          ConfigError: no such task, or several; names the nearest one.
+          UnknownTask: there is none of this name; names the nearest one.
+          ConfigError: several fit, or none.
         """
         tasks = self.model.settings.tasks
         if name and name not in tasks:
-            raise ConfigError(
-                f"the model has no task '{name}'{did_you_mean(name, tasks)}: "
-                f"{', '.join(sorted(tasks)) or 'none'}"
-            )
+            known = ", ".join(sorted(tasks)) or "none"
+            hint = did_you_mean(name, tasks)
+            raise UnknownTask(f"the model has no task '{name}'{hint}: {known}")
         if name or len(tasks) == 1 or job is None:
             return task_name(tasks, name or "")
         fitting = [task for task, own in tasks.items() if job_of(job).may_be_asked_of(own)]
-        of_kind = [task for task in fitting if tasks[task].kind == job]
-        if 1 not in (len(fitting), len(of_kind)):
-            raise ConfigError(
-                f"{len(fitting) or 'none'} of the model's tasks can be asked for '{job}'; name one "
-                f"of them: {', '.join(sorted(fitting or tasks))}"
-            )
-        return (of_kind if len(of_kind) == 1 else fitting)[0]
+        for names in ([task for task in fitting if tasks[task].kind == job], fitting):
+            if len(names) == 1:
+                return names[0]
+        raise ConfigError(
+            f"{len(fitting) or 'none'} of the model's tasks can be asked for '{job}'; name one of "
+            f"them: {', '.join(sorted(fitting or tasks))}"
+        )
 
     def job(self, task: str, job: str | None = None) -> str:
         """The job that is meant: the one named, or what the task is for.
@@ -93,15 +94,13 @@ class Service(Resources):
           ConfigError: no such job, or one that answers no requests; names the nearest one.
         """
         settings = self.settings(task)
-        part = dialogue_part(settings)
-        if part:
+        if part := dialogue_part(settings):
             raise ConfigError(
                 f"'{task}' is a task of dialogues ({part}): it reads turns, not behaviours. `m6rec "
                 "chat` talks with the model"
             )
-        name = job or settings.kind
-        if name not in jobs() or not job_of(name).answers():
-            known = [kind for kind, one in jobs().items() if one.answers()]
+        name, known = job or settings.kind, [kind for kind, one in jobs().items() if one.answers()]
+        if name not in known:
             raise ConfigError(
                 f"requests are answered by {', '.join(known)}, not by '{name}'"
                 f"{did_you_mean(name, known)}; name one of these jobs (--gin.JOB=NAME)"
@@ -149,16 +148,6 @@ class Service(Resources):
     def handler(self, task: str, job: str) -> Handler:
         """What answers a task's requests for a job; errors as `Handler`."""
         return self.once(("handler", task, job), lambda: job_of(job).handler(self, task))
-
-    def describe(self, task: str, job: str) -> dict[str, Any]:
-        """What the results of a task depend on, for JSON."""
-        handler = self.handler(task, job)
-        return {
-            "model": self.model.fingerprint(task),
-            "data": handler.data.fingerprint,
-            "job": job,
-            **handler.describe(),
-        }
 
     def warm_up(self, pairs: Iterable[tuple[str, str]] | None = None) -> None:
         """Compiles every program that requests may run, and reads the data that they need.

@@ -133,7 +133,7 @@ def test_weights_are_learnt_and_order_what_is_evaluated_and_served(
             shop.FILMS[item][0] for item in items if item >= 0
         ]
         np.testing.assert_allclose(served.values["scores"], scores[items >= 0], atol=1e-4)
-    assert service.describe(TASK, "reranking")["reranker"]["known"] == weights.known
+    assert service.handler(TASK, "reranking").describe()["reranker"]["known"] == weights.known
 
     # Without the towers nothing that they say has a part in the order.
     alone = Reranking(towers=False)

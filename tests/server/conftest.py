@@ -14,8 +14,8 @@ from fastapi.testclient import TestClient
 
 from m6rec_jax.engine.programs.kept_programs import keep_programs
 from m6rec_jax.server.app import make_app
-from m6rec_jax.server.asking import Server
 from m6rec_jax.server.launch import use_compilation_cache
+from m6rec_jax.server.snapshots import Server
 from m6rec_jax.serving.service import Service
 from tests.server import served as served_folder
 

@@ -5,10 +5,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from jax.sharding import Mesh
-
 from m6rec_jax.bank.export import add_prompts
-from m6rec_jax.server.asking import Server
+from m6rec_jax.server.snapshots import Server
 from m6rec_jax.serving.build_index import build_index
 from m6rec_jax.serving.service import Service, ServiceOptions
 from m6rec_jax.sharding import LogicalRules
@@ -44,20 +42,16 @@ def write(served: Path, folder: Path) -> Path:
     return folder
 
 
-def open_service(
-    folder: Path, mesh: Mesh | None = None, rules: LogicalRules = (), **changes: Any
-) -> Service:
+def open_service(folder: Path, rules: LogicalRules = (), **changes: Any) -> Service:
     """Serves the bank's tasks."""
     shapes: dict[str, Any] = {"prepared": str(folder / "data"), "index": str(folder / "index")}
     options = ServiceOptions(**(shapes | {"batch_sizes": (1, 8), "continuous": True} | changes))
-    return Service.open(
-        folder / "run", bank=folder / "bank", mesh=mesh, rules=rules, options=options
-    )
+    return Service.open(folder / "run", bank=folder / "bank", rules=rules, options=options)
 
 
 def make_server(service: Service | None, **options: Any) -> Server:
     """A server that is ready, or without a service one that is still loading."""
     server = Server(["title_recommendation"], **options)
     if service is not None:
-        server.snapshots.start(service)
+        server.start(service)
     return server

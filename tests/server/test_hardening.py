@@ -19,7 +19,8 @@ from m6rec_jax.errors import ConfigError
 from m6rec_jax.server import errors
 from m6rec_jax.server.access import Tokens
 from m6rec_jax.server.app import make_app
-from m6rec_jax.server.asking import Server, events
+from m6rec_jax.server.asking import events
+from m6rec_jax.server.snapshots import Server
 from m6rec_jax.serving.service import Service
 from tests.server import served
 from tests.server.served import request
@@ -39,7 +40,7 @@ def small(server: Server) -> Iterator[Callable[..., Any]]:
 
     def make(tokens: Tokens | None = None, body_bytes: int = 8 << 20, **options: Any) -> Any:
         own = served.make_server(None, **options)
-        own.snapshots._current = server.snapshots.current
+        own._current = server.current
         made.append(own)
         return own, TestClient(
             make_app(own, tokens, body_bytes=body_bytes), raise_server_exceptions=False
@@ -218,7 +219,7 @@ def test_a_full_queue_and_a_deadline(small: Callable[..., Any]) -> None:
         wait_until(lambda: server.scheduler.depth == 2)
         time.sleep(0.06)
         # The one that is late makes room, and then there is none.
-        server.scheduler.submit(server.snapshots.current.accept(request(3), "ctr", "scoring"))
+        server.scheduler.submit(server.current.accept(request(3), "ctr", "scoring"))
         full = client.post("/v1/score", json=SCORE)
         assert (full.status_code, full.json()["error"]["code"]) == (429, "queue_full")
         assert int(full.headers["Retry-After"]) >= 1
@@ -258,13 +259,13 @@ def test_who_hangs_up_frees_the_slot(
             + body
         )
         wait_until(lambda: server.scheduler.depth == 1)
-        entries = list(server.scheduler._queue)
+        entries = list(server.scheduler._requests)
     wait_until(lambda: all(entry.cancelled() for entry in entries))
     held.go.set()
     held.future.result(10)
     wait_until(lambda: server.scheduler.depth == 0)
     # What it was that failed is nobody's business any more, and the others go on.
-    accepted = server.snapshots.current.accept(request(3), "ctr", "scoring")
+    accepted = server.current.accept(request(3), "ctr", "scoring")
     assert server.scheduler.submit(accepted).result(20)
 
 
@@ -341,7 +342,7 @@ def test_what_the_model_cannot_do_is_no_secret(small: Callable[..., Any]) -> Non
         def task(self, *_: Any) -> str:
             raise RuntimeError("the user's words")
 
-    server.snapshots._current = Broken()
+    server._current = Broken()
     response = client.post("/v1/score", json=SCORE)
     assert response.status_code == 500
     assert response.json()["error"]["code"] == "internal_error"

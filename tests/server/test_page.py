@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,15 +11,12 @@ from fastapi.testclient import TestClient
 from m6rec_jax.server import page
 from m6rec_jax.server.access import Tokens
 from m6rec_jax.server.app import make_app
-from m6rec_jax.server.asking import Server
-from m6rec_jax.serving.service import Service, ServiceOptions
+from m6rec_jax.server.snapshots import Server
+from m6rec_jax.serving.service import Service
 from tests import chromium
 from tests.chromium import Browser
-from tests.engine.tiny_model import make_model
-from tests.server import served as served_folder
 from tests.server.served import request
 from tests.server.test_routes import post
-from tests.serving import served_films
 from tests.serving.served_films import ITEMS
 
 TOKEN = "t" * 16
@@ -28,8 +24,8 @@ TOKEN = "t" * 16
 
 def test_files_are_open_and_fetch_nothing_from_elsewhere(server: Server) -> None:
     client = TestClient(make_app(server, Tokens(read=TOKEN)))
-    for path in page._FILES:
-        found = client.get(path)
+    for name in page.FILES:
+        found = client.get(f"/{name}")
         assert found.status_code == 200
         policy = dict(
             part.split(" ", 1) for part in found.headers["content-security-policy"].split("; ")
@@ -72,7 +68,7 @@ def test_models_say_what_they_can_be_asked_for(client: TestClient) -> None:
     assert models["talk_replies"]["jobs"] == []
 
 
-def test_debug_shows_what_was_read_and_how_long_it_took(
+def test_debug_shows_what_was_read(
     client: TestClient, service: Service, caplog: pytest.LogCaptureFixture
 ) -> None:
     row = request(3) | {"task": "ctr"}
@@ -81,36 +77,9 @@ def test_debug_shows_what_was_read_and_how_long_it_took(
         debug = client.post("/v1/score", json=row | {"debug": True}).json()["debug"]
     text: Any = service.accept(row, task="ctr").text  # type: ignore[union-attr]
     assert debug["read"] == [{"task": "ctr", "job": "scoring", **text._asdict()}]
-    parts = debug["milliseconds"]
-    assert parts["run"] > 0
-    assert parts["accept"] > 0
-    assert parts["accept"] + parts["wait"] + parts["run"] <= parts["total"] + 0.01
     assert not any(line in caplog.text for line in text.history if len(line) > 8)
     both = post(client, "/v1/recommend", request(5) | {"k": 3, "debug": True})["debug"]
     assert [read["task"] for read in both["read"]] == ["next", "ctr"]
-
-
-def test_cached_segments_are_metrics(shop_vocabulary: Any, tmp_path: Path) -> None:
-    model = make_model(shop_vocabulary, late_layers_start=1)
-    served_films.write_model(tmp_path / "all", *model, shop_vocabulary)
-    served_films.copy_run(tmp_path / "all", tmp_path / "run", ["ctr"])
-    data = served_films.write_data(tmp_path / "data")
-    options = ServiceOptions(prepared=str(data), batch_sizes=(1,))
-    server = served_folder.make_server(Service.open(tmp_path / "run", options=options))
-    client = TestClient(make_app(server))
-    cache = server.snapshots.current.service.model.segments
-    assert cache is not None
-    computed = []
-    for _ in range(2):
-        post(client, "/v1/score", request(3))
-        computed.append(cache.counts()["source"].computed)
-    assert computed[0] == computed[1] > 0
-    server.scheduler.close()
-    text = client.get("/metrics").text
-    for pool, counts in cache.counts().items():
-        for outcome in ("hits", "store_hits", "computed", "evicted"):
-            labels = f'{{outcome="{outcome}",pool="{pool}"}}'
-            assert f"m6rec_segments_total{labels} {getattr(counts, outcome)}.0" in text
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +162,6 @@ def test_a_person_ranks_and_reads_why(tab: Browser, address: str, width: int, da
     assert tab.run("document.activeElement.id") == "results-title"
     assert markup in text_of(tab, "#read")
     assert tab.run("document.images.length") == 0
-    assert "run" in text_of(tab, "#stages")
     # The text about an item comes into its place, and knows what was liked.
     drama = json.dumps(
         [item.attributes["title"] for item in ITEMS if item.attributes["genre"] == "drama"]

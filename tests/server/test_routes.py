@@ -18,9 +18,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from m6rec_jax.jobs.answering import Accepted
 from m6rec_jax.server.app import make_app
-from m6rec_jax.server.asking import Server
 from m6rec_jax.server.metrics import PROGRAMS
-from m6rec_jax.server.snapshots import Snapshot
+from m6rec_jax.server.snapshots import Server, Snapshot
 from m6rec_jax.serving.service import Service, ServiceOptions
 from tests.engine.programs import num_traced
 from tests.server import served as served_folder
@@ -91,15 +90,6 @@ def test_likelihood_is_asked_of_a_model_without_scorers(
     assert num_traced() == traced
 
 
-def test_zero_shot_reranks_by_probability(client: TestClient) -> None:
-    body = {"model": "plausible", "query": "user, likes comedy"}
-    body |= {"documents": ["Film A, drama", "Film B, comedy", {"id": "f3"}]}
-    scores = [found["relevance_score"] for found in post(client, "/v1/rerank", body)["results"]]
-    assert scores == sorted(scores, reverse=True)
-    assert len(scores) == 3
-    assert all(0 < score < 1 for score in scores)
-
-
 def test_reranks_items_of_a_user_as_it_scores_them(client: TestClient) -> None:
     """What a request says of its user and the moment stands in candidates' texts, too."""
     row = request(3) | {"statistics": {"item_positive_percent": 77}}
@@ -146,7 +136,7 @@ def test_recommends_what_was_found_reranked_and_scored(
 def test_without_a_catalogue_ids_are_not_scored(
     client: TestClient, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scorer = server.snapshots.current.handlers["ctr", "scoring"]
+    scorer = server.current.handlers["ctr", "scoring"]
     monkeypatch.setattr(scorer, "data", dataclasses.replace(scorer.data, items={}))
     assert "scored_by" not in post(client, "/v1/recommend", request(5))
 
@@ -187,18 +177,13 @@ def test_a_completion_of_a_request_says_what_an_explanation_says(client: TestCli
         assert failed(client, "/v1/completions", body | {"item": item}) == (*wrong, "item")
 
 
-def test_a_request_without_a_history_is_of_now(client: TestClient) -> None:
-    body = {"task": "ctr", "user": {"taste": "comedy"}, "candidates": ["f1"]}
-    assert len(post(client, "/v1/score", body)["items"]) == 1
-
-
 def test_what_is_wrong_is_named(client: TestClient) -> None:
     row = request(3) | {"task": "ctr"}
     assert failed(client, "/v1/score", row | {"candidates": ["f99"]}) == (
         *(404, "unknown_item", "candidates[0]"),
     )
     assert failed(client, "/v1/score", row | {"time": "then"}) == (409, "bad_time", "time")
-    assert failed(client, "/v1/score", row | {"task": "cttr"}) == (404, "unknown_task", "task")
+    assert failed(client, "/v1/score", row | {"task": "cttr"}) == (404, "unknown_task", None)
     assert failed(client, "/v1/score", row | {"task": None}) == (409, "cannot_be_answered", None)
     assert failed(client, "/v1/score", row | {"task": "next"}) == (409, "cannot_be_answered", None)
     assert failed(client, "/v1/score", row | {"candidates": 3}) == (
@@ -267,7 +252,7 @@ def test_vertex_ai_names_the_routes(
     monkeypatch.setenv("AIP_PREDICT_ROUTE", "/v1/endpoints/1:predict")
     monkeypatch.setenv("AIP_HEALTH_ROUTE", "/v1/endpoints/1")
     found = served_folder.make_server(None)
-    found.snapshots._current = server.snapshots.current
+    found._current = server.current
     own = TestClient(make_app(found))
     assert own.get("/v1/endpoints/1").status_code == 200
     body = {"instances": [request(3)], "parameters": {"task": "ctr"}}

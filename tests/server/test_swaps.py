@@ -23,8 +23,8 @@ from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.engine.model_folder import restore_model
 from m6rec_jax.server.access import Tokens
 from m6rec_jax.server.app import make_app
-from m6rec_jax.server.asking import Server
 from m6rec_jax.server.metrics import PROGRAMS
+from m6rec_jax.server.snapshots import Server
 from m6rec_jax.serving.build_index import build_index
 from m6rec_jax.serving.service import Service
 from tests.server import served
@@ -91,7 +91,7 @@ def test_replaced_under_load(swapped: tuple[Server, TestClient], own_folder: Pat
         of[own.model.fingerprint("ctr")] = probabilities(own, "ctr")
     assert len(of) == 2
     put(client, "prompts/ctr", {})
-    version, programs = server.snapshots.current.version, PROGRAMS.made
+    version, programs = server.current.version, PROGRAMS.made
     stop, answered = threading.Event(), []
 
     def load() -> None:
@@ -138,7 +138,7 @@ def test_many_swaps_under_load_hold_one_snapshot(
     def swap(number: int) -> list[weakref.ref[Service]]:
         gone = []
         for _ in range(number):
-            gone.append(weakref.ref(server.snapshots.current.service))
+            gone.append(weakref.ref(server.current.service))
             put(client, "prompts/ctr", {})
         return gone
 
@@ -168,7 +168,7 @@ def test_who_asked_before_is_answered_by_what_was_there(
     swapped: tuple[Server, TestClient], own_folder: Path
 ) -> None:
     server, client = swapped
-    old = server.snapshots.current
+    old = server.current
     expected = probabilities(old.service, "stars")
     begun, go = threading.Event(), threading.Event()
     server.scheduler.call_together(lambda _: [begun.set() or go.wait(WAIT)], None, (1,))
@@ -225,7 +225,7 @@ def test_what_does_not_fit_changes_nothing(
     swapped: tuple[Server, TestClient], own_folder: Path
 ) -> None:
     server, client = swapped
-    before = server.snapshots.current
+    before = server.current
     for path, body, said in (
         ("prompts/nothing", {}, "nothing"),
         ("data", {"prepared": "/nowhere"}, "/nowhere holds no prepared data"),
@@ -243,7 +243,7 @@ def test_what_does_not_fit_changes_nothing(
     response = client.put("/v1/admin/prompts/next", json={}, headers=ADMIN)
     assert response.status_code == 409
     assert client.delete("/v1/admin/prompts/nothing", headers=ADMIN).status_code == 404
-    assert server.snapshots.current is before
+    assert server.current is before
     # With its own it may come.
     index, prepared = own_folder / "other.index", str(own_folder / "newer")
     bank = str(own_folder / "bank")
@@ -260,7 +260,7 @@ def test_a_swap_of_prompts_keeps_data_and_takes_nothing_from_other_tasks(
     swapped: tuple[Server, TestClient], own_folder: Path
 ) -> None:
     server, client = swapped
-    before = server.snapshots.current
+    before = server.current
     resources = before.service
     index = own_folder / "again.index"
     bank, prepared = str(own_folder / "bank"), str(resources.data("next").folder)
@@ -270,10 +270,10 @@ def test_a_swap_of_prompts_keeps_data_and_takes_nothing_from_other_tasks(
     counted.rename(own_folder / "away.npz")
     put(client, "prompts/ctr", {})
     put(client, "prompts/next", {"index": str(index)})
-    known = server.snapshots.current.service.index("next")
+    known = server.current.service.index("next")
     put(client, "prompts/next", {"index": str(index)})
     (own_folder / "away.npz").rename(counted)
-    new = server.snapshots.current
+    new = server.current
     assert new.jobs("next") == before.jobs("next")
     assert "reranking" in new.jobs("next")
     assert new.service.data("next") is resources.data("next")
@@ -289,7 +289,7 @@ def test_a_run_without_a_bank_stays_as_it_is(own_folder: Path) -> None:
 
     fixed: Any = Fixed()
     fixed.service = service
-    own.snapshots._current = fixed
+    own._current = fixed
     client = TestClient(make_app(own, Tokens(admin="a" * 20)))
     response = client.put("/v1/admin/prompts/ctr", json={}, headers=ADMIN)
     assert (response.status_code, response.json()["error"]["code"]) == (409, "no_bank")

@@ -14,12 +14,10 @@ import jax
 import pytest
 
 from m6rec_jax.engine.decoding.continuous import ContinuousGenerator
-from m6rec_jax.engine.decoding.stream import GenerationStream
-from m6rec_jax.errors import DataError
 from m6rec_jax.jobs.answering import Accepted
 from m6rec_jax.server.app import make_app
-from m6rec_jax.server.asking import Server
 from m6rec_jax.server.metrics import PROGRAMS
+from m6rec_jax.server.snapshots import Server
 from m6rec_jax.serving.scheduler import DeadlinePassed, Scheduler, SchedulerClosed
 from m6rec_jax.serving.service import Service
 from tests.server import served
@@ -117,17 +115,6 @@ def test_texts_are_those_of_whole_batches(
         assert [heard.get((number, i), "") for i in range(len(found.texts))] == [
             text.text for text in found.texts
         ]
-
-
-def test_probabilities_that_are_no_numbers_are_refused(
-    service: Service, scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    result = GenerationStream.result
-    monkeypatch.setattr(
-        GenerationStream, "result", lambda own: result(own)._replace(log_probability=float("nan"))
-    )
-    with pytest.raises(DataError, match="not finite"):
-        scheduler.submit(accept(service, 1, "contents")).result(WAIT)
 
 
 def test_a_score_does_not_wait_for_a_text(
@@ -259,7 +246,7 @@ def test_who_hangs_up_frees_the_slot_of_a_text(
         )
         gate.step(3)
         wait_until(lambda: generator.num_running == 1)
-        (entry,) = server.scheduler._growing
+        (entry,) = server.scheduler._requests
         while b'"text"' not in connection.recv(4096):
             pass
     wait_until(entry.cancelled)

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,9 @@ import pytest
 
 from m6rec_jax.errors import DataError
 from m6rec_jax.io import atomic
+from m6rec_jax.io.atomic import write_atomically
 from m6rec_jax.serving import part_files
-from m6rec_jax.serving.part_files import PartFiles, Totals
+from m6rec_jax.serving.part_files import Part, Totals, side_files, write_in_parts
 
 JOB = {"requests": "a", "k": 10}
 ROWS = 17
@@ -21,26 +22,27 @@ def join(parts: Iterable[Path], path: Path) -> None:
     path.write_bytes(b"".join(part.read_bytes() for part in parts))
 
 
-def write(output: Path, job: dict[str, Any] = JOB) -> PartFiles:
+def parts(start: int) -> Iterator[Part]:
     """Rows 0 to 16, five a part; every row but each seventh has a result."""
-    with PartFiles(output, job) as parts:
-        while not parts.finished and parts.start < ROWS:
-            rows = range(parts.start, min(parts.start + 5, ROWS))
-            good = [row for row in rows if row % 7]
-            parts.part.write_text("".join(f"{row}\n" for row in good))
-            bad = [{"row": row} for row in rows if not row % 7]
-            totals = Totals(answered=len(good), bad=len(bad), x=1)
-            parts.commit(rows[-1] + 1, totals, bad)
-        if not parts.finished:
-            parts.finish(join)
-    return parts
+    while start < ROWS:
+        rows = range(start, min(start + 5, ROWS))
+        good = [row for row in rows if row % 7]
+        text = "".join(f"{row}\n" for row in good)
+        bad = [{"row": row} for row in rows if not row % 7]
+        start = rows[-1] + 1
+        totals = Totals(answered=len(good), bad=len(bad), x=1)
+        yield Part(lambda path, text=text: path.write_text(text), start, totals, bad)  # type: ignore
 
 
-def check(output: Path, parts: PartFiles) -> None:
+def write(output: Path, job: dict[str, Any] = JOB, parts: Any = parts) -> Totals:
+    return write_in_parts(output, job, parts, join)
+
+
+def check(output: Path, totals: Totals) -> None:
     assert output.read_text().split() == [str(row) for row in range(ROWS) if row % 7]
-    rejected = [json.loads(line)["row"] for line in parts.rejected.open()]
+    rejected = [json.loads(line)["row"] for line in side_files(output)[0].open()]
     assert rejected == [0, 7, 14]
-    assert parts.totals == Totals(answered=14, bad=3, x=4)
+    assert totals == Totals(answered=14, bad=3, x=4)
     names = sorted(path.name for path in output.parent.iterdir())
     assert names == ["out.jsonl", "out.rejected.jsonl", "out.summary.json"]
 
@@ -73,7 +75,7 @@ def test_killed_at_any_moment_and_started_again(
     for module in (part_files, atomic):
         monkeypatch.setattr(module, "to_disk", life.limited(module.to_disk))
     monkeypatch.setattr(Path, "replace", life.limited(Path.replace))
-    monkeypatch.setattr(PartFiles, "commit", life.limited(PartFiles.commit))
+    monkeypatch.setattr(part_files, "write_atomically", life.limited(write_atomically))
     monkeypatch.setattr(part_files.shutil, "rmtree", life.limited(shutil.rmtree))
     operations, died = 0, True
     while died:
@@ -82,10 +84,10 @@ def test_killed_at_any_moment_and_started_again(
         died = False
         for life.left in (operations, operations // 2, None):
             try:
-                parts = write(output)
+                totals = write(output)
             except Killed:
                 died = True
-        check(output, parts)
+        check(output, totals)
         operations += 1
     assert operations > 20
 
@@ -99,11 +101,15 @@ def test_a_finished_output_is_not_made_again(tmp_path: Path) -> None:
 
 def test_other_jobs_and_other_processes(tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
-    with PartFiles(output, JOB) as parts:
-        parts.part.write_text("")
-        parts.commit(1, Totals(bad=1), [{"row": 0}])
+
+    def meanwhile(start: int) -> Iterator[Part]:
+        yield next(parts(start))
         with pytest.raises(DataError, match=r"another process is writing .*out\.jsonl; wait for"):
             write(output)
+        raise Killed
+
+    with pytest.raises(Killed):
+        write(output, parts=meanwhile)
     with pytest.raises(DataError, match=r"out\.jsonl\.parts.* differs in: k \(10 there\)"):
         write(output, JOB | {"k": 11})
     write(output)
@@ -119,6 +125,11 @@ def test_other_jobs_and_other_processes(tmp_path: Path) -> None:
 
 def test_an_attempt_that_committed_nothing_blocks_nobody(tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
-    with PartFiles(output, JOB | {"requests": "an empty file"}) as parts:
-        parts.part.write_text("half a r")
+
+    def dies(path: Path) -> None:
+        path.write_text("half a r")
+        raise Killed
+
+    with pytest.raises(Killed):
+        write(output, JOB | {"requests": "other"}, lambda _: iter([Part(dies, 5, Totals(), [])]))
     check(output, write(output))

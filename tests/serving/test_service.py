@@ -1,7 +1,6 @@
 """The service: batches of unlike tasks, threads, warm-up, reranking, nearest names."""
 
 import concurrent.futures
-import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,8 @@ import pytest
 from scipy.stats import kendalltau
 
 from m6rec_jax.bank.export import add_prompts
-from m6rec_jax.data.features.co_occurrence import CoOccurrence
-from m6rec_jax.data.features.ease import Ease
-from m6rec_jax.data.store.prepared import read_catalogue
 from m6rec_jax.engine.candidates.rows import pack_texts
 from m6rec_jax.engine.index import catalogue_index
-from m6rec_jax.engine.index.reranking import Reranker
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.jobs.answering import Accepted
 from m6rec_jax.jobs.resources import ServiceOptions
@@ -142,38 +137,6 @@ def test_threads_get_the_answers_of_one_after_the_other(folder: Path) -> None:
         for result, other in zip(results, others, strict=True):
             assert_same(result, other)
     assert (num_traced(), catalogue_index._top_k._cache_size()) == programs
-
-
-def test_reranking_orders_what_was_found_as_the_evaluated_reranker_does(
-    service: Service, folder: Path
-) -> None:
-    for number in range(6):
-        accepted = accept(service, number, "next", job="reranking")
-        (found,) = service.answer([accepted])
-        behaviours = [item.id for _, item in accepted.request.history if item.id]
-        places = {item.id: n for n, item in enumerate(ITEMS)}
-        seen = [places[id_] for id_ in behaviours]
-        retriever = service.model.retriever("next")
-        data = service.data("next")
-        index = retriever.index(list(data.item_texts().values()))
-        users = retriever.embed_users([accepted.text.history])
-        counts = read_catalogue(folder / "data").train_counts
-        assert (counts == 0).any()  # of these the text alone is known
-        reranker = Reranker(
-            CoOccurrence.load(folder / "data"),
-            Ease.load(folder / "data"),
-            list(data.item_texts().values()),
-            counts,
-        )
-        top = index.top_k(users, len(ITEMS), [np.unique(seen).astype(int)])
-        similarities = functools.partial(index.similarities, users)
-        best = reranker.rerank([seen], [seen], top, similarities)
-        expected = [ITEMS[n].id for n in best.ids[0][:10] if n >= 0]
-        assert list(found.values["item_ids"]) == expected
-        np.testing.assert_allclose(
-            found.values["scores"], best.scores[0][: len(expected)], atol=1e-4
-        )
-        assert found.items[0].title == ITEMS[best.ids[0][0]].attributes["title"]
 
 
 def test_a_request_that_cannot_be_answered_is_returned_with_the_reason(service: Service) -> None:

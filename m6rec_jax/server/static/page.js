@@ -387,8 +387,6 @@ function writeButton(item, asked, text) {
 }
 
 export function showDetails({ debug, task, job, prompts, data, snapshot, scored_by: scoredBy }) {
-  const listed = (counts) => Object.entries(counts).map((pair) => pair.join(" ")).join(", ");
-  $("stages").textContent = `Milliseconds: ${listed(debug.milliseconds)}`;
   $("read").replaceChildren(...debug.read.flatMap((read) => {
     const lines = (texts) => make("ol", { children: texts.map((text) => make("li", { text })) });
     const parts = [make("p", { text: `${read.task}: history` }), lines(read.history)];
