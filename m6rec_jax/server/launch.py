@@ -86,8 +86,7 @@ def serve(
             raise ConfigError(
                 f"serve.jobs has '{job}'{did_you_mean(job, further)}; known: {', '.join(further)}"
             )
-    sizes = None if batch_sizes is None else tuple(batch_sizes)
-    options = ServiceOptions(prepared, items, index, segments, sizes, source_buckets, True)
+    options = ServiceOptions(prepared, items, index, segments, batch_sizes, source_buckets, True)
     load = functools.partial(
         Service.open,
         model_dir,

@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
-from typing_extensions import TypeAliasType, TypedDict
 
 from m6rec_jax.io.closest import did_you_mean
 
@@ -24,22 +23,11 @@ _Positive = Annotated[int, Field(strict=True, ge=1, lt=2**31), _INTEGRAL]
 _Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32), _INTEGRAL]
 _Text = Annotated[str, Field(max_length=_MAX_TEXT)]
 _Prompts = Annotated[list[_Text], Field(min_length=1, max_length=_MANY)]
-_Object = dict[str, Any]
-# Of each data set, see `GET /v1/items`.
-User = TypeAliasType("User", _Object | _Text)
-Event = TypeAliasType("Event", _Object | _Text)
-Item = TypeAliasType("Item", _Object | _Text | Annotated[int, Field(strict=True), _INTEGRAL])
-Statistics = TypeAliasType("Statistics", _Object)
-Row = TypeAliasType("Row", _Object)
+_Object = dict[str, Any]  # columns are those of the data set, see `GET /v1/items`
+_Item = _Object | _Text | Annotated[int, Field(strict=True), _INTEGRAL]
 _ShortId = Annotated[str, Field(max_length=_MAX_ID)] | _Whole
-_Candidates = Annotated[list[Item], Field(max_length=_MAX_LIST)]
+_Candidates = Annotated[list[_Item], Field(max_length=_MAX_LIST)]
 _Time = Annotated[float, Field(strict=True)] | _Text | None
-
-
-class TextDocument(TypedDict):
-    """A candidate that is text, whatever columns items have."""
-
-    text: _Text
 
 
 class Strict(BaseModel):
@@ -95,14 +83,14 @@ class Ask(Strict):
     """Who is asked about: fields of files of requests (docs/requests.md)."""
 
     task: str | None = Field(None, description="one of the model's tasks; none: the only one")
-    user: User | None = Field(
+    user: _Object | _Text | None = Field(
         None, description="columns of the users table, and `id`; a text where they have no others"
     )
     time: _Time = Field(None, description="unix seconds or ISO 8601; none: now")
-    history: Annotated[list[Event], Field(max_length=_MAX_LIST)] | None = Field(
+    history: Annotated[list[_Object | _Text], Field(max_length=_MAX_LIST)] | None = Field(
         None, description="what the user did, oldest first: `item`, `time` and `value`"
     )
-    statistics: Statistics | None = Field(None, description="in place of those looked up")
+    statistics: _Object | None = Field(None, description="in place of those looked up")
     debug: bool = Field(False, strict=True, description="whether the answer has `debug`")
 
 
@@ -135,7 +123,7 @@ class Recommend(Retrieve):
     scorer: str | None = Field(
         None, description="task that orders what was found; '': none; none: the one that there is"
     )
-    about: Item | None = Field(None, description="for titles: the item that the prefix is about")
+    about: _Item | None = Field(None, description="for titles: the item that the prefix is about")
 
 
 class Write(Ask):
@@ -152,11 +140,11 @@ class Rerank(Foreign):
     """As Cohere's and Jina's clients ask."""
 
     model: str = Field("m6rec", description="a task of scoring or likelihood")
-    query: _Text | Row = Field(
+    query: _Text | _Object = Field(
         description="the history as text, a segment a line; or an object with the fields of a "
         "request (`user`, `history`, ...)"
     )
-    documents: Annotated[list[TextDocument | Item], Field(min_length=1, max_length=1000)] = Field(
+    documents: Annotated[list[_Item], Field(min_length=1, max_length=1000)] = Field(
         description="candidates as text; or objects: `{'text': ...}`, or an item's columns or `id`"
     )
     top_n: _Positive | None = None
@@ -195,11 +183,11 @@ class Completion(Streamed):
     """As OpenAI's client asks. What it leaves out is as the server is set (`Decoding` in gin)."""
 
     model: str = Field(description="a task of generation")
-    prompt: _Text | _Prompts | Row = Field(
+    prompt: _Text | _Prompts | _Object = Field(
         description="the history as text, a segment a line; or an object with the fields of a "
         "request (`user`, `history`, ...)"
     )
-    item: Item | None = Field(None, description="that the text is about; no field of OpenAI's")
+    item: _Item | None = Field(None, description="that the text is about; no field of OpenAI's")
     max_tokens: _Positive | None = None
     stop: _Text | Annotated[list[_Text], Field(max_length=16)] | None = None
     temperature: Annotated[float, Field(strict=True, ge=0, le=2)] | None = Field(

@@ -83,9 +83,9 @@ class Snapshot:
                 log.warning("no chat: %s", error)
         service.earlier.clear()  # all that is needed has been read
 
-    def named(self, *kinds: str) -> list[str]:
-        """Names of the tasks of these kinds, those of dialogues left out."""
-        return [n for n, s in self.tasks.items() if s.kind in kinds and not dialogue_part(s)]
+    def named(self, kind: str) -> list[str]:
+        """Names of the tasks of a kind, those of dialogues left out."""
+        return [n for n, s in self.tasks.items() if s.kind == kind and not dialogue_part(s)]
 
     def jobs(self, task: str) -> list[str]:
         """What a task can be asked for."""
