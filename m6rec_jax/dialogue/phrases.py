@@ -87,7 +87,8 @@ class KnownPhrases:
         while start < len(folded):
             phrase = self._phrase(surface, folded, start)
             # Where the last years are, if only words of a span stand behind: "between 1890 and".
-            span = next((n for n, t in enumerate(reversed(tokens), 1) if not _joins_years(t)), 0)
+            joining = [t.kind == "until" or t.words[0] in WORDS["spans"] for t in reversed(tokens)]
+            span = 1 + joining.index(False) if False in joining else 0
             before = tokens[-span] if span and tokens[-span].kind == "period" else None
             token = (
                 self._period(tokens, folded, start, phrase, before if span > 1 else None)
@@ -188,12 +189,14 @@ class KnownPhrases:
         clauses = re.split(_PATTERNS["around_titles"], text)
         for number in range(0, len(clauses), 2):
             begins = not number or clauses[number - 1] in ".;!?"
-            whole = self._title(clauses[number], titles, begins)
+            title = self._title(clauses[number], titles, begins)
             joined = re.split(r"(\b(?:and|or)\b)", clauses[number])
-            clauses[number] = whole or "".join(
-                self._title(part, titles, begins and not place) or part
-                for place, part in enumerate(joined)
-            )
+            if title is None and len(joined) > 1:
+                title = "".join(
+                    self._title(part, titles, begins and not place) or part
+                    for place, part in enumerate(joined)
+                )
+            clauses[number] = title or clauses[number]
         return "".join(clauses)
 
     def _title(self, text: str, titles: str, begins: bool) -> str | None:
@@ -264,11 +267,6 @@ def _values(catalogue: DialogueCatalogue) -> Iterator[tuple[Key, _Meaning]]:
                 plurals[plural] |= plain
     for key, meant in plurals.items():
         yield key, _Meaning("value", (frozenset(meant), True))
-
-
-def _joins_years(token: Token) -> bool:
-    """Whether it stands between the years of one span: "from 1990 up to the 2000s"."""
-    return token.kind == "until" or token.words[0] in WORDS["spans"]
 
 
 def _youngest(age: str, unit: str) -> int:

@@ -80,7 +80,7 @@ class Attention(nn.Module):
           task_ids: `[batch]`.
           tuned: False leaves out what tasks change (`adapters_late_only`).
           deterministic: no dropout.
-          new: a column of a `KeyValue`, and what is read in its place, see `cached_attention`.
+          new: a key, a value and the column of a `KeyValue` they are read for (`cached_attention`).
 
         Returns:
           `[batch, query, embed]`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from m6rec_jax.model.attention import KeyValue
+from m6rec_jax.model.plain_attention import with_column
 
 Array = jax.Array
 
@@ -74,10 +76,7 @@ class DecoderCache(NamedTuple):
             [*itertools.chain(*parts)] if isinstance(parts[0], list) else jnp.concatenate(parts)
             for parts in zip(*written, strict=True)
         )
-
-        def put(old: Array, new: Array) -> Array:
-            return jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), column, -2)
-
+        put = functools.partial(with_column, column=column)
         return self._replace(past=jax.tree.map(put, self.past, KeyValue(*of_all_layers)))
 
     def take_rows(self, rows: Array) -> DecoderCache:

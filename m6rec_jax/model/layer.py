@@ -140,7 +140,7 @@ class Layer(nn.Module):
         if cache is not None or with_keys:
             new = attention.cached(normed, task_ids, tuned=tuned)
         if cache is not None and column is not None:
-            seen, source, inserted = cache.past, cache.source, (column, *new)
+            seen, source, inserted = cache.past, cache.source, (*new, column)
         options: dict[str, Any] = {"tuned": tuned, "deterministic": deterministic}
         attended = attention(normed, seen, position_bias, mask, task_ids, new=inserted, **options)
         x = added(x, attended)

@@ -192,7 +192,6 @@ class M6Rec(nn.Module):
           encoder_block_ids: int32 `[batch, source]`.
           segment_ids: int32 `[batch, source]` of packed documents from 1; None: one per row.
         """
-        _require_equal_shapes("encoder", encoder_input_tokens, encoder_block_ids)
         task_ids = task_ids.reshape(-1)
         tokens = self.embed(encoder_input_tokens, task_ids)
         prompts = prompt_embeddings(self.config, self.bank.tensors, task_ids)
@@ -234,7 +233,6 @@ class M6Rec(nn.Module):
             row, then its blocks, one after the other.
           block_ids: int32 `[batch, source]`, as `encode` would get them.
         """
-        _require_equal_shapes("encoder", hidden[:, self.config.prompts.num_prompts :, 0], block_ids)
         task_ids = task_ids.reshape(-1)
         blocks = self._with_prompts(block_ids, task_ids)
         return self._late(hidden, blocks, None, task_ids, deterministic=True)
@@ -312,7 +310,6 @@ class M6Rec(nn.Module):
         Returns:
           `[batch, target, embed]`; just the embeddings when late interaction is off.
         """
-        _require_equal_shapes("decoder", decoder_input_tokens, decoder_block_ids)
         task_ids = task_ids.reshape(-1)
         x = self.embed(decoder_input_tokens, task_ids)
         seen = masks.causal_mask(decoder_block_ids, segment_ids)
@@ -461,21 +458,12 @@ class M6Rec(nn.Module):
             another.
 
         Raises:
-          ConfigError: packed documents, a length below 1, or a model that only scores.
+          ConfigError: a model that only scores.
         """
         if self.config.cross_attention_at != "all":
             raise ConfigError(
                 "this model was built with ModelConfig.cross_attention_at = 'ends': it scores "
                 "candidates and cannot generate text"
-            )
-        if encoded.segment_ids is not None:
-            raise ConfigError(
-                "generation takes one document per row, not packed ones (segment_ids)"
-            )
-        if max_length < 1 or rows_per_source < 1:
-            raise ConfigError(
-                f"max_length = {max_length} and rows_per_source = {rows_per_source} must be at "
-                "least 1"
             )
         num_rows, tasks = encoded.mask.shape[0] * rows_per_source, task_ids.reshape(-1)
         return self.decoder.start(encoded.hidden, encoded.mask, tasks, num_rows, max_length)
@@ -562,14 +550,6 @@ class M6Rec(nn.Module):
           `[batch, length, retrieval]` of unit length, float32.
         """
         return project(self.bank.tensors["item_projection"], hidden, task_ids.reshape(-1))
-
-
-def _require_equal_shapes(side: str, tokens: Array, block_ids: Array) -> None:
-    if tokens.shape != block_ids.shape:
-        raise ConfigError(
-            f"{side} tokens are {list(tokens.shape)} but {side}_block_ids are "
-            f"{list(block_ids.shape)}; both are [batch, length]"
-        )
 
 
 def initial_features() -> dict[str, Array]:

@@ -43,12 +43,22 @@ def cached_attention(
 ) -> Array:
     """As `plain_attention`, but keys and values are `[batch, heads, key, head_dim]`; no gradient.
 
-    For few queries over a cache: no fused kernel gains anything there. `new` are a column, and a
-    key and a value `[batch, heads, 1, head_dim]` that are read in place of what is there: written
-    into a layer's slice of the cache first, they would copy it at every step.
+    For few queries over a cache: no fused kernel gains anything there. `new` are a key and a value
+    `[batch, heads, 1, head_dim]` that are read in place of what is in a column, and that column.
+    Written into a layer's slice of a stacked cache first, they would copy it at every step; read
+    apart from a cache of separate layers, XLA's CPU backend copies that twice.
     """
-    out, *_ = _attend(_heads_first(query), key, value, position_bias, mask, *new)
+    operands: Any = (_heads_first(query), key, value, position_bias, mask, *new)
+    if new:
+        out, *_ = jax.lax.platform_dependent(*operands, cpu=_attend_written, default=_attend)
+    else:
+        out, *_ = _attend(*operands)
     return _heads_first(out).astype(query.dtype)
+
+
+def with_column(cached: Array, new: Array, column: Array) -> Array:
+    """A cache `[..., length, head_dim]` with `new` `[..., 1, head_dim]` in a column."""
+    return jax.lax.dynamic_update_slice_in_dim(cached, new.astype(cached.dtype), column, -2)
 
 
 def _product(spec: str, x: Array, y: Array) -> Array:
@@ -69,14 +79,23 @@ def _forward(
     return _heads_first(out).astype(dtype), kept
 
 
+def _attend_written(
+    query: Array, key: Array, value: Array, position_bias: Array | None, mask: Array, *new: Array
+) -> tuple[Array, Array, Array]:
+    new_key, new_value, column = new
+    key, value = with_column(key, new_key, column), with_column(value, new_value, column)
+    return _attend(query, key, value, position_bias, mask)
+
+
 def _attend(
     query: Array, key: Array, value: Array, position_bias: Array | None, mask: Array, *new: Array
 ) -> tuple[Array, Array, Array]:
     """The result in float32, exponentials and their sums, all `[batch, heads, ...]`."""
     scores = _product("bhqd,bhkd->bhqk", query, key)
     if new:
-        here = jnp.arange(key.shape[2]) == new[0]
-        scores = jnp.where(here, _product("bhqd,bhkd->bhqk", query, new[1]), scores)
+        new_key, new_value, column = new
+        here = jnp.arange(key.shape[2]) == column
+        scores = jnp.where(here, _product("bhqd,bhkd->bhqk", query, new_key), scores)
     if position_bias is not None:
         scores = scores + position_bias
     scores = scores + mask
@@ -87,7 +106,7 @@ def _attend(
     out = _product("bhqk,bhkd->bhqd", of_cache, value)
     if new:
         weight = jnp.sum(exponentials - of_cache, axis=-1, keepdims=True)
-        out += _product("bhqk,bhkd->bhqd", weight, new[2])
+        out += _product("bhqk,bhkd->bhqd", weight, new_value)
     return out / normaliser, exponentials, normaliser
 
 

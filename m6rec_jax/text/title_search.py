@@ -9,7 +9,9 @@ last one is enough. "The Matrix" and "Matrix, The" are one title, "Rocky II" and
 
 from __future__ import annotations
 
+import bisect
 import re
+import sys
 import unicodedata
 from collections.abc import Sequence
 
@@ -60,13 +62,10 @@ class TitleSearch:
         ]
         self._texts = [text for every in texts for text in every]
         self._owners = np.repeat(np.arange(len(texts)), list(map(len, texts)))
-        # Distinct words, those of all titles in a row, and where each title's begin.
+        # Distinct words in order, those of all titles in a row, and where each title's begin.
         words = [whole.split(" ") for whole in plain]
-        place_of: dict[str, int] = {}
-        self._words = np.array(
-            [place_of.setdefault(word, len(place_of)) for of in words for word in of], np.int64
-        )
-        self._vocabulary = list(place_of)
+        self._vocabulary = sorted(set().union(*words))
+        self._words = np.searchsorted(self._vocabulary, [word for of in words for word in of])
         self._starts = np.cumsum([0, *map(len, words)])[:-1]
 
     def find(self, query: str, k: int = 10, at_least: float = _LEAST) -> list[int]:
@@ -98,8 +97,9 @@ class TitleSearch:
         for word in words:
             same = _ratios(word, self._vocabulary, _SAME_WORD)
             if word is words[-1]:
-                begun = [_BEGINNING * one.startswith(word) for one in self._vocabulary]
-                same = np.maximum(same, begun)
+                first = bisect.bisect_left(self._vocabulary, word)
+                last = bisect.bisect_left(self._vocabulary, word + chr(sys.maxunicode))
+                same[first:last] = np.maximum(same[first:last], _BEGINNING)
             covered += len(word) * np.maximum.reduceat(same[self._words], self._starts)
         likeness = np.maximum(likeness, _SOME_WORDS * covered / max(1, sum(map(len, words))))
         if numbers := _numbers(query):

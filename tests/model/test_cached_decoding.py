@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from m6rec_jax.errors import ConfigError
 from m6rec_jax.model import Encoded, M6Rec, ModelConfig
 from m6rec_jax.model.decoding_layout import for_decoding_on_cpu
 
@@ -223,13 +222,3 @@ def test_cache_shapes_and_rows(
     np.testing.assert_array_equal(swapped.past.value[:, 0], stepped.past.value[:, 1])
     np.testing.assert_array_equal(swapped.past.value[:, 2], stepped.past.value[:, 3])
     np.testing.assert_array_equal(swapped.source.key, stepped.source.key)
-
-
-def test_clear_errors(many_tasks: ModelConfig, make_variables: Make, features: Features) -> None:
-    model, variables = M6Rec(many_tasks), make_variables(many_tasks)
-    encoded = encode(model, variables, features)
-    packed = Encoded(encoded.hidden, encoded.mask, jnp.ones(encoded.mask.shape, jnp.int32))
-    with pytest.raises(ConfigError, match="one document per row"):
-        model.apply(variables, packed, TASKS, max_length=4, method=M6Rec.start_decoding)
-    with pytest.raises(ConfigError, match="max_length = 0"):
-        model.apply(variables, encoded, TASKS, max_length=0, method=M6Rec.start_decoding)

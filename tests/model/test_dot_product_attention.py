@@ -14,6 +14,7 @@ import pytest
 
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model import dot_product_attention as ours
+from m6rec_jax.model import plain_attention as plain_attention_module
 from m6rec_jax.model.dot_product_attention import cudnn_objections, dot_product_attention
 from m6rec_jax.model.plain_attention import plain_attention
 
@@ -163,3 +164,17 @@ def test_gin_chooses() -> None:
     finally:
         with gin.unlock_config():
             gin.clear_config()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_new_column_read_apart_or_written_first(dtype: str) -> None:
+    query, key, value, bias, mask = inputs(SHAPE, dtype)
+    query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
+    column = jnp.int32(4)
+    new = key[:, :, :1] + 1, value[:, :, :1] - 1, column
+    apart = plain_attention_module._attend(query, key, value, bias, mask, *new)[0]
+    written = plain_attention_module._attend_written(query, key, value, bias, mask, *new)[0]
+    # Sums in another order; bfloat16 operands are summed in float32.
+    np.testing.assert_allclose(apart, written, rtol=1e-5, atol=1e-5)
+    untouched = plain_attention_module._attend(query, key, value, bias, mask)[0]
+    assert np.abs(np.asarray(written - untouched)).max() > 0.01

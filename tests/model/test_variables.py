@@ -362,13 +362,6 @@ def test_beyond_a_tasks_rank_is_zero_at_the_start(config: ModelConfig, features:
             assert not np.any(own[..., rank:])
 
 
-def test_mismatched_features(config: ModelConfig, features: Features) -> None:
-    short = {**features, "encoder_block_ids": features["encoder_block_ids"][:, 1:]}
-    message = r"encoder tokens are \[3, 11\] but encoder_block_ids are \[3, 10\]"
-    with pytest.raises(ConfigError, match=message):
-        shapes(config, short)
-
-
 @pytest.mark.parametrize(
     ("ids", "message"),
     [
