@@ -13,7 +13,7 @@ import jax
 from etils import epath
 
 from m6rec_jax.bank.folder import (
-    MANIFEST_FILE,
+    SUFFIX,
     BankFolder,
     PromptManifest,
     TaskPrompts,
@@ -22,7 +22,6 @@ from m6rec_jax.bank.folder import (
 )
 from m6rec_jax.checkpoints.fingerprint import backbone_fingerprint, fingerprint
 from m6rec_jax.checkpoints.location import locate, read_manifest
-from m6rec_jax.checkpoints.manifest import tensor_specs
 from m6rec_jax.checkpoints.trees import flatten
 from m6rec_jax.engine.model_folder import (
     calibrated,
@@ -50,13 +49,13 @@ def add_prompts(
 
     Args:
       bank: its folder.
-      source: MODEL_DIR of a training run, or one task's folder of another bank.
+      source: MODEL_DIR of a training run, or one task's file of another bank.
       tasks: of the run, by their seqio names; empty: all.
       name: another name in the bank, for one task.
       step: checkpoint of the run; None: the newest.
 
     Returns:
-      The tasks' folders in the bank.
+      The tasks' files in the bank.
 
     Raises:
       ConfigError: arguments that do not fit each other, a name that is taken, a run without
@@ -66,13 +65,13 @@ def add_prompts(
       DataError: another process is changing the bank.
     """
     folder = BankFolder(bank)
-    if (Path(source) / MANIFEST_FILE).exists():
+    if Path(source).suffix == SUFFIX:
         if tasks or step is not None:
             raise ConfigError(
-                f"{source} is a task's folder of a bank, which has no other tasks or steps: leave "
+                f"{source} is a task's file of a bank, which has no other tasks or steps: leave "
                 "out --task and --step"
             )
-        prompts = [read_prompts(source).named(Path(source).resolve().name)]
+        prompts = [read_prompts(source)]
     else:
         prompts = export_prompts(source, tasks, step=step)
     if name is not None:
@@ -151,7 +150,7 @@ def export_prompts(
             ),
             metrics=_metrics(epath.Path(model_dir), name, restored.step, len(settings.tasks)),
             source={"run": str(model_dir), "task": name, "step": restored.step},
-            tensors=tensor_specs(tensors),
+            size=sum(tensor.size for tensor in tensors.values()),
             dataset_spec=read_dataset_specs(model_dir).get(task.prepared),
             **backbone,
         )

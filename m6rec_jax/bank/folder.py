@@ -1,6 +1,6 @@
-"""A bank on disk: a folder of tasks, each of which comes and goes as a whole.
+"""A bank on disk: a folder with a safetensors file for each task.
 
-A manifest says of each what its prompts are, and the one model that they fit.
+The file's metadata hold a manifest: what the prompts are, and the one model that they fit.
 """
 
 from __future__ import annotations
@@ -8,32 +8,30 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import math
 import re
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
 from m6rec_jax.bank.capacity import SHARED
 from m6rec_jax.checkpoints.fingerprint import fingerprint
-from m6rec_jax.checkpoints.host_tensors import read_tensors, write_tensors
-from m6rec_jax.checkpoints.manifest import TensorSpec, library_versions, read_model_config
+from m6rec_jax.checkpoints.manifest import library_versions, read_model_config
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.errors import CheckpointError, ConfigError, M6RecError
-from m6rec_jax.io.atomic import new_folder, scratch_folder
+from m6rec_jax.io.atomic import put_in_place
 from m6rec_jax.io.buckets import in_bucket
-from m6rec_jax.io.locks import LOCK_FILE, locked_folder
+from m6rec_jax.io.locks import locked_folder
 from m6rec_jax.model.config import ModelConfig, PromptConfig
 from m6rec_jax.model.tuning import METHODS
 
-MANIFEST_FILE, TENSORS_FOLDER = "manifest.json", "prompts"
-# No dots, which temporary folders have.
+SUFFIX, _MANIFEST = ".safetensors", "manifest"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-FORMAT = 5
 # Settings of the model that change how it is computed, not what.
 _HOW = {
     "prompts",
@@ -50,19 +48,18 @@ WHAT = tuple(f.name for f in dataclasses.fields(ModelConfig) if f.name not in _H
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PromptManifest:
-    """`manifest.json` of a task's folder.
+    """What a task's file says of it.
 
     Attributes:
       task, method: name in the bank; how it was tuned (`method_of`).
       date: of the checkpoint that the prompts were taken from; UTC, ISO 8601.
       backbone_fingerprint, prompts_fingerprint: see `checkpoints.fingerprint`.
-      backbone_size: parameters of the backbone.
+      size, backbone_size: parameters of the prompts, and of the backbone.
       vocabulary_fingerprint: `text.Vocabulary.fingerprint`.
       model_config: of the model with this task alone.
       settings: what inference must know; its task_id is 0.
       metrics: by split and name, such as 'validation/auc'.
       source: where the prompts come from: `run`, `task` (of seqio) and `step`.
-      tensors: name to spec; of the task alone, so without the axis of tasks.
       dataset_spec: what the data set's `dataset.json` holds, whose template renders requests; None
         for tasks of texts.
       versions: of m6rec_jax and libraries.
@@ -72,6 +69,7 @@ class PromptManifest:
     method: str
     date: str
     backbone_fingerprint: str
+    size: int
     backbone_size: int
     vocabulary_fingerprint: str
     prompts_fingerprint: str
@@ -79,7 +77,6 @@ class PromptManifest:
     settings: TaskSettings
     metrics: Mapping[str, float]
     source: Mapping[str, Any]
-    tensors: Mapping[str, TensorSpec]
     dataset_spec: Mapping[str, Any] | None = None
     versions: Mapping[str, str] = dataclasses.field(default_factory=library_versions)
 
@@ -88,38 +85,24 @@ class PromptManifest:
         """What the task has."""
         return self.model_config.prompts
 
-    @property
-    def size(self) -> int:
-        """Parameters of the prompts."""
-        return sum(math.prod(spec.shape) for spec in self.tensors.values())
-
     def requirements(self) -> dict[str, Any]:
         """See the function."""
         fingerprints = self.backbone_fingerprint, self.vocabulary_fingerprint
         return requirements(self.model_config, *fingerprints)
 
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object."""
-        return {"format": FORMAT, **dataclasses.asdict(self)}
 
-
-def _read_manifest(folder: Path) -> PromptManifest:
-    """Raises CheckpointError where it is missing, damaged, or of another version."""
-    path = folder / MANIFEST_FILE
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[tuple[PromptManifest, Any]]:
+    """A task's manifest and tensors; raises CheckpointError where they cannot be read."""
     try:
-        values = json.loads(path.read_bytes())
-        if (format_ := values.pop("format")) != FORMAT:
-            raise CheckpointError(
-                f"{path} is of format {format_}, this reads {FORMAT}: add it anew"
-            )
-        values["settings"] = msgspec.convert(values["settings"], TaskSettings)
-        values["tensors"] = msgspec.convert(values["tensors"], dict[str, TensorSpec])
-        version = str(values["versions"]["m6rec_jax"])
-        values["model_config"] = read_model_config(values["model_config"], version)
-        return PromptManifest(**values)
-    except CheckpointError:
-        raise
-    except (OSError, LookupError, TypeError, ValueError, AttributeError, M6RecError) as error:
+        with safe_open(path, framework="numpy") as tensors:
+            values = json.loads(tensors.metadata()[_MANIFEST])
+            values["settings"] = msgspec.convert(values["settings"], TaskSettings)
+            version = str(values["versions"]["m6rec_jax"])
+            values["model_config"] = read_model_config(values["model_config"], version)
+            # A copied file may have a new name.
+            yield PromptManifest(**(values | {"task": path.stem})), tensors
+    except (SafetensorError, OSError, LookupError, TypeError, ValueError, M6RecError) as error:
         raise CheckpointError(f"{path} is damaged, or of another version: {error}") from error
 
 
@@ -187,27 +170,24 @@ class TaskPrompts:
         return dataclasses.replace(self, manifest=manifest)
 
 
-def read_prompts(folder: str | Path) -> TaskPrompts:
-    """One task's folder, proved intact.
+def read_prompts(path: str | Path) -> TaskPrompts:
+    """One task's file, proved intact; its name is the file's.
 
     Raises:
       CheckpointError: it is missing, truncated or damaged.
     """
-    folder = Path(folder)
-    manifest = _read_manifest(folder)
-    tensors = read_tensors(folder / TENSORS_FOLDER, manifest.tensors)
+    with _opened(Path(path)) as (manifest, file):
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     if fingerprint(tensors) != manifest.prompts_fingerprint:
-        raise CheckpointError(
-            f"{folder / TENSORS_FOLDER} is damaged: its values have changed since they were saved"
-        )
+        raise CheckpointError(f"{path} is damaged: its values have changed since they were saved")
     return TaskPrompts(manifest, tensors)
 
 
 class BankFolder:
     """A bank on a local disk.
 
-    Adding and removing are atomic: a task is there with all its files or not at all, and no other
-    task is touched. One process changes it at a time; others read meanwhile.
+    Files appear whole, and no other task's file is touched. One process changes a bank at a time;
+    others read meanwhile.
 
     Args:
       path: made when the first task is added.
@@ -240,99 +220,72 @@ class BankFolder:
             raise CheckpointError(
                 f"no bank at {self.path}: no such folder (`m6rec prompts add` makes one)"
             )
-        names = (path.parent.name for path in self.path.glob(f"*/{MANIFEST_FILE}"))
-        return sorted(name for name in names if _NAME.fullmatch(name))
-
-    def manifest(self, name: str) -> PromptManifest:
-        """What a task says of itself; its tensors are not read.
-
-        Raises:
-          CheckpointError: no such task, or a damaged manifest.
-        """
-        # A copied folder may have a new name.
-        return dataclasses.replace(_read_manifest(self._folder(name)), task=name)
+        return sorted(path.stem for path in self.path.glob(f"*{SUFFIX}"))
 
     def manifests(self) -> dict[str, PromptManifest | CheckpointError]:
-        """Of every task by its name; of a damaged one the error. Raises as `names`."""
+        """What every task says of itself; of a damaged one the error. Raises as `names`."""
         manifests: dict[str, PromptManifest | CheckpointError] = {}
         for name in self.names():
             try:
-                manifests[name] = self.manifest(name)
+                with _opened(self._file(name)) as (manifest, _):
+                    manifests[name] = manifest
             except CheckpointError as error:
                 manifests[name] = error
         return manifests
 
     def read(self, name: str) -> TaskPrompts:
-        """A task's prompts, proved intact; errors as `read_prompts`."""
-        return read_prompts(self._folder(name)).named(name)
+        """A task's prompts, proved intact; raises CheckpointError, also for no such task."""
+        return read_prompts(self._file(name))
 
     def add(self, *tasks: TaskPrompts) -> list[Path]:
-        """Writes tasks under the names in their manifests, and returns their folders.
+        """Writes tasks under the names in their manifests, and returns their files.
 
         The files of all are written before the first of them gets its name.
 
         Raises:
-          ConfigError: a name that no folder can have, or that is taken.
+          ConfigError: a name that no file can have, or that is taken.
           CheckpointError: the bank's other tasks belong to another backbone or vocabulary; or
             nothing can be written.
           DataError: another process is changing the bank.
         """
-        for prompts in tasks:
-            name = prompts.manifest.task
-            if not _NAME.fullmatch(name) or name == LOCK_FILE:
-                raise ConfigError(
-                    f"{name!r} is no name for a task in a bank: letters, digits, '_' and '-' "
-                    "only, a letter or digit first (--name gives another one)"
-                )
-        folders: list[Path] = []
-        with self._changing():
-            self._check_new([prompts.manifest for prompts in tasks])
-            try:
-                with contextlib.ExitStack() as unfinished:
-                    for prompts in tasks:
-                        folder = self.path / prompts.manifest.task
-                        scratch = unfinished.enter_context(new_folder(folder))
-                        folders.append(folder)
-                        write_tensors(scratch / TENSORS_FOLDER, prompts.tensors)
-                        text = json.dumps(prompts.manifest.to_json(), indent=2)
-                        (scratch / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
-            except BaseException:  # it may come when some have got their names
-                for folder in folders:
-                    shutil.rmtree(folder, ignore_errors=True)
-                raise
-        return folders
-
-    def _check_new(self, manifests: Sequence[PromptManifest]) -> None:
-        there = self.manifests()
-        for manifest in manifests:
-            if manifest.task in there:
-                raise ConfigError(
-                    f"{self.path} has a task '{manifest.task}' already: remove it first, or give "
-                    "this one another name (--name)"
-                )
-            for name, other in there.items():
-                if not isinstance(other, CheckpointError):
-                    check_owner(manifest, f"that of '{name}'", other.requirements())
-            there[manifest.task] = manifest
+        with self._changing(), tempfile.TemporaryDirectory(dir=self.path) as unfinished:
+            there, common = self.manifests(), dict[str, Any]()
+            for manifest in there.values():
+                common |= {} if isinstance(manifest, CheckpointError) else manifest.requirements()
+            for prompts in tasks:
+                name = prompts.manifest.task
+                if not _NAME.fullmatch(name):
+                    raise ConfigError(
+                        f"{name!r} is no name for a task in a bank: letters, digits, '_' and '-' "
+                        "only, a letter or digit first (--name gives another one)"
+                    )
+                if name in there:
+                    raise ConfigError(
+                        f"{self.path} has a task '{name}' already: remove it first, or give this "
+                        "one another name (--name)"
+                    )
+                check_owner(prompts.manifest, f"the bank {self.path}", common)
+                there[name], common = prompts.manifest, common | prompts.manifest.requirements()
+                text = json.dumps(dataclasses.asdict(prompts.manifest))
+                content = save(dict(prompts.tensors), {_MANIFEST: text})
+                Path(unfinished, name + SUFFIX).write_bytes(content)
+            put_in_place({Path(unfinished): self.path})
+        return [self.path / (prompts.manifest.task + SUFFIX) for prompts in tasks]
 
     def remove(self, name: str) -> None:
         """Deletes a task, damaged or not.
 
         Raises:
-          CheckpointError: no such task, files in its folder that are none of a task's (nothing is
-            deleted then), or it cannot be deleted.
+          CheckpointError: no such task, or it cannot be deleted.
           DataError: another process is changing the bank.
         """
-        with self._changing(), scratch_folder(self.path / f"{name}.removed") as removed:
-            folder = self._folder(name)
-            if others := {path.name for path in folder.iterdir()} - {MANIFEST_FILE, TENSORS_FOLDER}:
-                raise CheckpointError(f"{folder} has more than a task's files: {min(others)}")
-            folder.rename(removed / name)
+        with self._changing():
+            self._file(name).unlink()
 
-    def _folder(self, name: str) -> Path:
+    def _file(self, name: str) -> Path:
         names = self.names()
         if name not in names:
             raise CheckpointError(
                 f"{self.path} has no task '{name}'; its tasks: {', '.join(names) or 'none'}"
             )
-        return self.path / name
+        return self.path / (name + SUFFIX)

@@ -3,7 +3,7 @@
 bank = load_bank("runs/bank", "runs/foundation")
 scorer = bank.scorer()
 scorer.score_requests(histories, candidates, ["ctr", "stars", "ctr"])   # one batch, two tasks
-larger = bank.with_tasks("genres")        # another folder of runs/bank; nothing is compiled
+larger = bank.with_tasks("genres")        # another file of runs/bank; nothing is compiled
 larger.scorer("genres").score_requests(histories, candidates)
 smaller = larger.without("ctr")
 """

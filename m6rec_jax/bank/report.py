@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 
@@ -32,7 +33,7 @@ def manifests_json(manifests: Manifests) -> str:
     values = {
         name: {"error": str(manifest)}
         if isinstance(manifest, CheckpointError)
-        else manifest.to_json()
+        else dataclasses.asdict(manifest)
         for name, manifest in manifests.items()
     }
     return json.dumps(values, indent=2)

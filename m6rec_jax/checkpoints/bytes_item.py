@@ -5,7 +5,6 @@ Used for data iterators: their states are opaque bytes, and a process only has t
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,20 +12,16 @@ from typing import Any
 import orbax.checkpoint as ocp
 from etils import epath
 
-from m6rec_jax.errors import CheckpointError
-
 _SUFFIX = ".bin"
-_DIGEST_SIZE = hashlib.sha256().digest_size
 
 
 class BytesHandler(ocp.CheckpointHandler):
-    """One file per name: SHA-256 of the content, then the content."""
+    """One file per name."""
 
     def save(self, directory: epath.Path, *_: Any, args: BytesSave, **__: Any) -> None:
         """Called on every process; each writes its own names."""
         for name, content in args.item.items():
-            path = directory / f"{name}{_SUFFIX}"
-            path.write_bytes(hashlib.sha256(content).digest() + content)
+            (directory / f"{name}{_SUFFIX}").write_bytes(content)
 
     def restore(self, directory: epath.Path, *_: Any, args: BytesRestore, **__: Any) -> Any:
         """Reads what all processes wrote."""
@@ -49,14 +44,9 @@ class BytesRestore(ocp.args.CheckpointArgs):
 
 
 def read_bytes_item(directory: epath.Path) -> dict[str, bytes]:
-    """`{name: content}` of a saved item; raises CheckpointError for a truncated or altered file."""
-    contents = {}
-    for path in sorted(directory.iterdir()):
-        if not path.name.endswith(_SUFFIX):
-            continue
-        raw = path.read_bytes()
-        digest, content = raw[:_DIGEST_SIZE], raw[_DIGEST_SIZE:]
-        if hashlib.sha256(content).digest() != digest:
-            raise CheckpointError(f"{path} is truncated or altered")
-        contents[path.name.removesuffix(_SUFFIX)] = content
-    return contents
+    """`{name: content}` of a saved item."""
+    return {
+        path.name.removesuffix(_SUFFIX): path.read_bytes()
+        for path in sorted(directory.iterdir())
+        if path.name.endswith(_SUFFIX)
+    }

@@ -17,7 +17,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from m6rec_jax.checkpoints.failures import write_failure
+from m6rec_jax.checkpoints.failures import failure
 from m6rec_jax.checkpoints.manifest import TensorSpec
 from m6rec_jax.checkpoints.t5_weights import (
     HEAD,
@@ -146,9 +146,8 @@ def from_model_config(config: ModelConfig, model_type: str | None = None) -> dic
     model_type = model_type or fitting[0]
     if model_type not in fitting:
         raise ConfigError(
-            f"a model with per_layer_relative_bias = {config.per_layer_relative_bias} and "
-            f"logits_via_embedding = {config.logits_via_embedding} is no {model_type!r}; write it "
-            f"as {fitting[0]!r} (--model-type)"
+            f"the model computes otherwise than {model_type!r} (per_layer_relative_bias, "
+            f"logits_via_embedding): write it as {fitting[0]!r} (--model-type)"
         )
     return {
         "model_type": model_type,
@@ -206,23 +205,12 @@ def read_huggingface(folder: Path) -> Weights:
             tensor: np.ndarray = files[name].get_tensor(name)
             return tensor
 
-        def is_embedding(name: str) -> bool:
-            both = name in specs and _EMBEDDING in specs
-            return both and np.array_equal(read(name), read(_EMBEDDING))
-
-        notes = []
-        for name in _COPIES:
-            if name in specs and not is_embedding(name):
-                raise CheckpointError(
-                    f"{folder}: '{name}' differs from '{_EMBEDDING}'; both towers of a T5 have one "
-                    "embedding"
-                )
         may_be_tied = False not in map(values.get, ("tie_word_embeddings", "scale_decoder_outputs"))
-        left_out = [*_COPIES, _UNUSED] + [_HEAD] * (may_be_tied and is_embedding(_HEAD))
-        for name in left_out:
-            if specs.pop(name, None) is not None:
-                why = "no layer reads it" if name == _UNUSED else f"a copy of '{_EMBEDDING}'"
-                notes.append(f"'{name}' is left out: {why}")
+        is_copy = {_HEAD, _EMBEDDING} <= specs.keys() and np.array_equal(
+            *map(read, (_HEAD, _EMBEDDING))
+        )
+        left_out = [*_COPIES, _UNUSED] + [_HEAD] * (may_be_tied and is_copy)
+        notes = [f"'{name}' is left out" for name in left_out if specs.pop(name, None)]
         head = head_kind(values, where, has_head=_HEAD in specs)
         config = to_model_config(values, where, tied=head == TIED)
         entries = huggingface_entries(config)
@@ -291,7 +279,7 @@ def write_huggingface(
             # Transformers refuses files that do not say for which library they are.
             save_file(tensors, unfinished / WEIGHTS_FILE, metadata={"format": "pt"})
         except SafetensorError as error:  # a full disk, too
-            raise write_failure(f"{folder} could not be written", error) from error
+            raise failure(f"{folder} could not be written", error) from error
         (unfinished / CONFIG_FILE).write_text(json.dumps(values, indent=2) + "\n")
         if vocabulary_file is not None:
             (unfinished / SPIECE_FILE).write_bytes(vocabulary_file.read_bytes())

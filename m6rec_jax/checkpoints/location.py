@@ -44,15 +44,11 @@ class StepLocation:
             known = ", ".join(sorted(manifest.locations)) or "none"
             raise CheckpointError(f"{self.folder} has no item '{item}'; its items: {known}")
         relative = manifest.locations[item]
-        beside = relative.startswith("../")
-        path = self.folder.parent / relative[3:] if beside else self.folder / relative
+        is_beside = relative.startswith("../")
+        path = self.folder.parent / relative[3:] if is_beside else self.folder / relative
         if not path.exists():
-            hint = (
-                f"the frozen backbone of this run lies beside its steps; copy {path.name} too"
-                if beside
-                else "the checkpoint is incomplete"
-            )
-            raise CheckpointError(f"{path} (item '{item}' of step {self.step}) is missing: {hint}")
+            hint = ": it lies beside the run's steps; copy it too" if is_beside else ""
+            raise CheckpointError(f"{path} (item '{item}' of step {self.step}) is missing{hint}")
         return path
 
 

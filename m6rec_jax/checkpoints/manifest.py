@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import importlib.metadata
-import json
 import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from m6rec_jax import __version__
@@ -136,32 +136,18 @@ def make_manifest(
         step=step,
         date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         versions=library_versions(),
-        model_config=None if run.model_config is None else dataclasses.asdict(run.model_config),
-        vocabulary_fingerprint=run.vocabulary_fingerprint,
-        trainable=run.trainable,
-        num_data_shards=run.num_data_shards,
         tensors=tensors,
         locations=locations,
         fingerprints=fingerprints,
-        extra=dict(run.extra),
+        **dataclasses.asdict(run),
     )
 
 
-def parse_manifest(text: str | bytes, where: str) -> Manifest:
-    """Reads a manifest's JSON; raises CheckpointError if it is damaged or of a newer format."""
+def parse_manifest(text: bytes, where: str) -> Manifest:
+    """Reads a manifest's JSON; raises CheckpointError if it is damaged."""
     try:
-        values = json.loads(text)
-        if values.pop("format") > FORMAT:
-            raise CheckpointError(f"{where} was written by a newer m6rec_jax; update it")
-        values["tensors"] = {
-            item: {
-                name: TensorSpec(tuple(spec["shape"]), spec["dtype"], spec["checksum"])
-                for name, spec in specs.items()
-            }
-            for item, specs in values["tensors"].items()
-        }
-        return Manifest(**values)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return msgspec.json.decode(text, type=Manifest)
+    except ValueError as error:
         raise CheckpointError(f"{where} is damaged: {error}") from error
 
 
@@ -186,28 +172,25 @@ def check_tensors(
 ) -> None:
     """The saved tensors must have the wanted names and shapes (types are converted).
 
-    Raises CheckpointError, naming the first tensor that differs, both shapes and the likely cause.
+    Raises CheckpointError, naming the first tensor that differs, and the likely cause.
     """
     saved = manifest.tensors[item]
-    for name, spec in wanted.items():
-        if name in saved and saved[name].shape != spec.shape:
-            others = sum(saved[n].shape != s.shape for n, s in wanted.items() if n in saved) - 1
-            raise CheckpointError(
-                f"{where}: tensor '{item}/{name}' is {saved[name]} in the checkpoint and {spec} "
-                f"in the model"
-                + (f" ({others} more differ)" if others else "")
-                + _cause(manifest, model_config, item)
-            )
-    missing, surplus = sorted(set(wanted) - set(saved)), sorted(set(saved) - set(wanted))
-    if missing or surplus:
-        parts = []
-        if missing:
-            parts.append(f"the checkpoint has no tensor '{item}/{missing[0]}'" + _more(missing))
-        if surplus:
-            parts.append(f"the model has no tensor '{item}/{surplus[0]}'" + _more(surplus))
-        raise CheckpointError(
-            f"{where}: {', and '.join(parts)}{_cause(manifest, model_config, item)}"
-        )
+    unlike = [
+        f"tensor '{item}/{name}' is {saved.get(name, 'missing')} in the checkpoint and "
+        f"{wanted.get(name, 'missing')} in the model"
+        for name in sorted(saved.keys() | wanted.keys())
+        if name not in saved or name not in wanted or saved[name].shape != wanted[name].shape
+    ]
+    if not unlike:
+        return
+    more = f" ({len(unlike) - 1} more differ)" if len(unlike) > 1 else ""
+    changed = [] if model_config is None else differences(manifest, model_config)
+    cause = (
+        f"Settings that differ (checkpoint -> model): {'; '.join(changed)}"
+        if changed
+        else "Has it another model size, another optimizer or another choice of what trains?"
+    )
+    raise CheckpointError(f"{where}: {unlike[0]}{more}. {cause}")
 
 
 def same_task_sizes(manifest: Manifest, config: ModelConfig) -> bool:
@@ -256,20 +239,6 @@ def differences(manifest: Manifest, config: ModelConfig) -> list[str]:
         for name in saved
         if name in present and saved[name] != present[name]
     ]
-
-
-def _cause(manifest: Manifest, config: ModelConfig | None, item: str) -> str:
-    if config is not None and manifest.model_config is not None:
-        changed = differences(manifest, config)
-        if changed:
-            return ". Settings that differ (checkpoint -> model): " + "; ".join(changed)
-    if item == "optimizer":
-        return ". Was the run started with another optimizer or another choice of what trains?"
-    return ". Is this a checkpoint of another model size?"
-
-
-def _more(names: list[str]) -> str:
-    return f" (nor {len(names) - 1} more)" if len(names) > 1 else ""
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from etils import epath
 
-from m6rec_jax.checkpoints.failures import read_failure
+from m6rec_jax.checkpoints.failures import failure
 from m6rec_jax.checkpoints.fingerprint import checksums
-from m6rec_jax.checkpoints.location import StepLocation, list_steps
+from m6rec_jax.checkpoints.location import StepLocation
 from m6rec_jax.checkpoints.manifest import Manifest, check_tensors, tensor_specs
 from m6rec_jax.checkpoints.trees import PyTree, flatten, nested, unflatten
-from m6rec_jax.errors import CheckpointError, first_line
+from m6rec_jax.errors import CheckpointError
 from m6rec_jax.model.config import ModelConfig
 
 PARAMS, PROMPTS, OPTIMIZER, DATA = "params", "prompts", "optimizer", "data"
@@ -90,14 +89,11 @@ def _read(
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
             restored = flatten(checkpointer.restore(folder, args=args))
     except Exception as error:  # Orbax and TensorStore raise many kinds, plain Exception included
-        failure = read_failure(str(folder), error)
-        raise failure or _damaged(location, folder, first_line(error)) from error
-    found = checksums(restored)
-    for name, value in found.items():
-        expected = saved[name].checksum
-        if expected is not None and value != expected:
-            raise _damaged(
-                location, folder, f"the values of '{name}' have changed since they were saved"
+        raise failure(f"{folder} could not be read", error) from error
+    for name, value in checksums(restored).items():
+        if saved[name].checksum not in (None, value):
+            raise CheckpointError(
+                f"{folder} is damaged: the values of '{name}' have changed since they were saved"
             )
     return {
         name: leaf if leaf.dtype == wanted[name].dtype else leaf.astype(wanted[name].dtype)
@@ -109,14 +105,3 @@ def _sharding(leaf: jax.ShapeDtypeStruct | jax.Array) -> jax.sharding.Sharding:
     # Never the sharding in the file: it names devices that need not exist here.
     sharding = getattr(leaf, "sharding", None)
     return sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-
-
-def _damaged(location: StepLocation, folder: epath.Path, reason: str) -> CheckpointError:
-    others = [s for s in list_steps(location.folder.parent) if s != location.step]
-    advice = (
-        f"Other steps there: {', '.join(map(str, others))}. To go back to one, delete the folder "
-        f"{location.folder}"
-        if others and folder.parent == location.folder
-        else "There is no other copy in this run"
-    )
-    return CheckpointError(f"{folder} is truncated or damaged: {reason}. {advice}")

@@ -14,7 +14,7 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
 from m6rec_jax.checkpoints.bytes_item import BytesSave
-from m6rec_jax.checkpoints.failures import write_failure
+from m6rec_jax.checkpoints.failures import failure
 from m6rec_jax.checkpoints.fingerprint import checksums, fingerprint
 from m6rec_jax.checkpoints.location import MANIFEST_ITEM, absolute, locate, read_manifest
 from m6rec_jax.checkpoints.manifest import (
@@ -130,7 +130,7 @@ class CheckpointStore:
             self._manager.save(step, args=ocp.args.Composite(**items), force=True)
         except (OSError, ValueError, RuntimeError) as error:
             what = f"step {step} could not be saved to {self.folder}"
-            raise write_failure(what, error) from error
+            raise failure(what, error) from error
 
     def describe(self, step: int, extra: Mapping[str, Any]) -> None:
         """Changes entries of `extra` in the manifest of a finished step; no save is under way."""
@@ -148,7 +148,7 @@ class CheckpointStore:
             self._manager.check_for_errors()
         except (OSError, ValueError, RuntimeError) as error:
             what = f"a checkpoint could not be saved to {self.folder}"
-            raise write_failure(what, error) from error
+            raise failure(what, error) from error
 
     def close(self) -> None:
         """Finishes all saves and lets go of the folder."""

@@ -95,24 +95,46 @@ class Entry:
 
 # --- names ------------------------------------------------------------------------------------
 
-_HUGGING_FACE_SHARED = {EMBEDDING: "shared.weight", HEAD: "lm_head.weight"}
-_T5X_SHARED = {EMBEDDING: "token_embedder.embedding", HEAD: "decoder.logits_dense.kernel"}
+# Our leaf: Hugging Face's tensor without '.weight', t5x's tensor.
+_SHARED = {
+    EMBEDDING: ("shared", "token_embedder.embedding"),
+    HEAD: ("lm_head", "decoder.logits_dense.kernel"),
+    "encoder/final_norm/scale": ("encoder.final_layer_norm", "encoder.encoder_norm.scale"),
+    "decoder/final_norm/scale": ("decoder.final_layer_norm", "decoder.decoder_norm.scale"),
+}
 # Our module of a layer: Hugging Face's sublayer and module, t5x's module, t5x's name of its norm.
 _MODULES = {
-    "encoder": {
-        "self_attention": ("0", "SelfAttention", "attention", "attention"),
-        "mlp": ("1", "DenseReluDense", "mlp", "mlp"),
-    },
-    "decoder": {
-        "self_attention": ("0", "SelfAttention", "self_attention", "self_attention"),
-        "cross_attention": (
-            *("1", "EncDecAttention"),
-            *("encoder_decoder_attention", "cross_attention"),
-        ),
-        "mlp": ("2", "DenseReluDense", "mlp", "mlp"),
-    },
+    "encoder/self_attention": ("0", "SelfAttention", "attention", "attention"),
+    "encoder/mlp": ("1", "DenseReluDense", "mlp", "mlp"),
+    "decoder/self_attention": ("0", "SelfAttention", "self_attention", "self_attention"),
+    "decoder/cross_attention": (
+        *("1", "EncDecAttention"),
+        *("encoder_decoder_attention", "cross_attention"),
+    ),
+    "decoder/mlp": ("2", "DenseReluDense", "mlp", "mlp"),
 }
-_HUGGING_FACE_MATRICES = {"query": "q", "key": "k", "value": "v", "out": "o"}
+# Of those that Hugging Face calls otherwise.
+_MATRICES = {"query": "q", "key": "k", "value": "v", "out": "o"}
+
+
+def _names(path: list[str], layer: int | None, scanned: bool = False) -> tuple[str, str]:
+    """What Hugging Face and t5x call a leaf, or one layer of it."""
+    if names := _SHARED.get("/".join(path)):
+        return names
+    tower, module, *matrix = path
+    # A bias that serves a whole tower lies in its first layer.
+    block = f"{tower}.block.{layer or 0}.layer"
+    # The scan is a module of its own, named like the tower around it.
+    inner = "" if layer is None else f"{tower}." if scanned else f"layers_{layer}."
+    t5x = f"{tower}.{inner}"
+    if module == "relative_bias":
+        bias = f"{block}.0.SelfAttention.relative_attention_bias"
+        return bias, f"{t5x}relpos_bias.rel_embedding"
+    number, theirs, own, norm = _MODULES[f"{tower}/{module.removesuffix('_norm')}"]
+    if module.endswith("_norm"):
+        return f"{block}.{number}.layer_norm", f"{t5x}pre_{norm}_layer_norm.scale"
+    name = _MATRICES.get(matrix[0], matrix[0])
+    return f"{block}.{number}.{theirs}.{name}", f"{t5x}{own}.{'.'.join(matrix)}"
 
 
 def huggingface_entries(config: ModelConfig) -> list[Entry]:
@@ -126,7 +148,8 @@ def huggingface_entries(config: ModelConfig) -> list[Entry]:
         # Its linear maps are [out, in].
         flat, turned = _joined(leaf, shape), leaf.endswith("/kernel")
         axes = (1, 0) if turned else tuple(range(len(flat)))
-        entries.append(Entry(_huggingface_name(leaf, path, layer), leaf, layer, flat, axes))
+        name, _ = _names(path, layer)
+        entries.append(Entry(f"{name}.weight", leaf, layer, flat, axes))
     return entries
 
 
@@ -156,7 +179,7 @@ def t5x_entries(config: ModelConfig, *, scanned: bool, joined: bool) -> list[Ent
         axes = tuple(range(len(flat)))
         if path[-2] == "relative_bias":  # [buckets, heads] of ours is [heads, buckets] there
             axes = axes[::-1]
-        name = _t5x_name(leaf, path, layer, scanned)
+        _, name = _names(path, layer, scanned)
         if scanned and layer is not None:
             num_layers = leaf_shapes(config)[leaf][0]
             flat, axes = (num_layers, *flat), (axes[0] + 1, 0, *(axis + 1 for axis in axes[1:]))
@@ -195,39 +218,6 @@ def _joined(leaf: str, shape: Shape) -> Shape:
     # Into heads [embed, heads, kv], or out of them [heads, kv, embed].
     num_in = 2 if "/out/" in leaf else 1
     return math.prod(shape[:num_in]), math.prod(shape[num_in:])
-
-
-def _huggingface_name(leaf: str, path: list[str], layer: int | None) -> str:
-    if leaf in _HUGGING_FACE_SHARED:
-        return _HUGGING_FACE_SHARED[leaf]
-    tower, module, *matrix = path
-    # A bias that serves a whole tower lies in its first layer.
-    block = f"{tower}.block.{layer or 0}.layer"
-    if module == "final_norm":
-        return f"{tower}.final_layer_norm.weight"
-    if module == "relative_bias":
-        return f"{block}.0.SelfAttention.relative_attention_bias.weight"
-    number, theirs, *_ = _MODULES[tower][module.removesuffix("_norm")]
-    if module.endswith("_norm"):
-        return f"{block}.{number}.layer_norm.weight"
-    name = _HUGGING_FACE_MATRICES.get(matrix[0], matrix[0])
-    return f"{block}.{number}.{theirs}.{name}.weight"
-
-
-def _t5x_name(leaf: str, path: list[str], layer: int | None, scanned: bool) -> str:
-    if leaf in _T5X_SHARED:
-        return _T5X_SHARED[leaf]
-    tower, module, *matrix = path
-    if module == "final_norm":
-        return f"{tower}.{tower}_norm.scale"
-    # The scan is a module of its own, named like the tower around it.
-    inner = "" if layer is None else f"{tower}." if scanned else f"layers_{layer}."
-    if module == "relative_bias":
-        return f"{tower}.{inner}relpos_bias.rel_embedding"
-    *_, theirs, norm = _MODULES[tower][module.removesuffix("_norm")]
-    if module.endswith("_norm"):
-        return f"{tower}.{inner}pre_{norm}_layer_norm.scale"
-    return f"{tower}.{inner}{theirs}.{'.'.join(matrix)}"
 
 
 # --- weights ----------------------------------------------------------------------------------

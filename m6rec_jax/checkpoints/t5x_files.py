@@ -21,16 +21,16 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore
 from flax import serialization, traverse_util
 
-from m6rec_jax.checkpoints.failures import write_failure
-from m6rec_jax.checkpoints.host_tensors import read_tensors
+from m6rec_jax.checkpoints.failures import failure
 from m6rec_jax.checkpoints.manifest import TensorSpec
-from m6rec_jax.checkpoints.trees import flatten
+from m6rec_jax.checkpoints.trees import flatten, nested
 from m6rec_jax.errors import CheckpointError, first_line
 from m6rec_jax.io.atomic import new_folder
 
@@ -95,11 +95,10 @@ def step_of(folder: Path) -> int:
 
 
 def _orbax_files(folder: Path) -> T5xFiles:
-    state = folder / STATE_FOLDER
+    state = (folder / STATE_FOLDER).absolute()
+    checkpointer = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
     try:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-            metadata = checkpointer.metadata(state.absolute()).item_metadata
-        leaves = flatten(metadata.tree["target"])
+        leaves = flatten(checkpointer.metadata(state).item_metadata.tree["target"])
     except Exception as error:  # Orbax raises many kinds, plain Exception included
         raise CheckpointError(f"{state} is damaged, or no item of t5x: {error!r}") from error
     specs = {
@@ -108,8 +107,15 @@ def _orbax_files(folder: Path) -> T5xFiles:
     }
 
     def read(name: str) -> np.ndarray:
-        path = name.replace(".", "/")
-        return read_tensors(state, {path: specs[name]}, partial=True)[path]
+        path, spec = name.replace(".", "/"), specs[name]
+        item = nested({path: jax.ShapeDtypeStruct(spec.shape, np.dtype(spec.dtype))})
+        on_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
+        args = ocp.args.PyTreeRestore(item=item, restore_args=on_host, partial_restore=True)
+        try:
+            values: np.ndarray = flatten(checkpointer.restore(state, args=args))[path]
+        except Exception as error:  # as above
+            raise CheckpointError(f"{state} is damaged: {first_line(error)}") from error
+        return values
 
     return T5xFiles(folder, specs, read)
 
@@ -197,7 +203,7 @@ def _write_zarr(folder: Path, name: str, values: np.ndarray) -> dict[str, Any]:
     try:
         tensorstore.open(spec, create=True).result().write(values).result()
     except ValueError as error:  # a full disk, too
-        raise write_failure(f"{folder / name} could not be written", error) from error
+        raise failure(f"{folder / name} could not be written", error) from error
     return {
         "driver": "zarr",
         "dtype": values.dtype.name,

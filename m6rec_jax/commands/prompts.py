@@ -26,7 +26,7 @@ def add_commands(commands: Any) -> None:
         dest="source",
         required=True,
         metavar="FOLDER",
-        help="MODEL_DIR of a run, or a task's folder in another bank",
+        help="MODEL_DIR of a run, or a task's file in another bank",
     )
     add.add_argument(
         "--task",

@@ -15,7 +15,7 @@ from flax import linen as nn
 from m6rec_jax.bank.capacity import BankCapacity
 from m6rec_jax.bank.folder import BankFolder, PromptManifest, TaskPrompts, method_of
 from m6rec_jax.checkpoints.fingerprint import backbone_fingerprint, fingerprint
-from m6rec_jax.checkpoints.manifest import RunDescription, tensor_specs
+from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.checkpoints.trees import nested
 from m6rec_jax.engine.engine import EngineOptions
@@ -178,7 +178,7 @@ def make_prompts(
         ),
         metrics={"validation/auc": 0.75},
         source={"run": "runs/made-up", "task": f"shop_{name}", "step": 7},
-        tensors=tensor_specs(tensors),
+        size=sum(tensor.size for tensor in tensors.values()),
         dataset_spec=spec,
     )
     return TaskPrompts(manifest, tensors)

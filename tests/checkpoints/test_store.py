@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 
 from m6rec_jax import doctor
@@ -20,7 +21,7 @@ from m6rec_jax.checkpoints.location import list_steps, locate, read_manifest
 from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.checkpoints.restore import DATA, OPTIMIZER, PARAMS, PROMPTS, restore_item
 from m6rec_jax.checkpoints.store import CheckpointStore
-from m6rec_jax.errors import CheckpointError
+from m6rec_jax.errors import CheckpointError, M6RecError, UnreachableError
 from m6rec_jax.io.buckets import check_bucket
 from m6rec_jax.model.config import ModelConfig, PromptConfig
 from tests import several_devices
@@ -176,20 +177,20 @@ def test_another_shape_is_named_with_its_cause(run: Path) -> None:
     message = str(caught.value)
     assert "'params/kernel' is float32[64,32] in the checkpoint and float32[64,48]" in message
     assert "embed_dim: 16 -> 24" in message
-    with pytest.raises(CheckpointError, match="a checkpoint of another model size"):
+    with pytest.raises(CheckpointError, match="another model size"):
         restore_one(run, PARAMS, target)
 
 
 def test_other_tensors_are_named(run: Path) -> None:
-    with pytest.raises(CheckpointError, match="the model has no tensor 'params/scale'"):
+    with pytest.raises(CheckpointError, match=r"'params/scale' is float32\[32\] in .* and missing"):
         restore_one(run, PARAMS, {"kernel": make_trees()["params"]["kernel"]})
-    with pytest.raises(CheckpointError, match="the checkpoint has no tensor 'params/bias'"):
+    with pytest.raises(CheckpointError, match="'params/bias' is missing in the checkpoint"):
         restore_one(run, PARAMS, {**make_trees()["params"], "bias": jnp.zeros(3)})
 
 
 def test_another_optimizer_is_explained(run: Path) -> None:
     target = jax.eval_shape(optax.sgd(0.1, momentum=0.9).init, {"prompts": {}})
-    with pytest.raises(CheckpointError, match=r"no tensor 'optimizer/.*another optimizer"):
+    with pytest.raises(CheckpointError, match=r"'optimizer/.*another optimizer"):
         restore_one(run, OPTIMIZER, target)
 
 
@@ -204,10 +205,9 @@ def test_truncated_array_files(item: str, damaged: Path) -> None:
     for path in folder.rglob("*"):
         if path.is_file() and path.parent.name == "d":
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(CheckpointError, match=f"{item}.* is truncated or damaged") as caught:
+    with pytest.raises(CheckpointError, match=f"{item}.* could not be read"):
         restore(damaged)
     if item != "params":
-        assert "Other steps there: 10." in str(caught.value)
         restore(damaged, 10)
 
 
@@ -217,16 +217,7 @@ def test_flipped_bits_are_noticed(damaged: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 4
     path.write_bytes(bytes(content))
-    with pytest.raises(CheckpointError, match="is truncated or damaged"):
-        restore(damaged)
-
-
-@pytest.mark.parametrize("change", ["truncate", "alter"])
-def test_damaged_data_state(change: str, damaged: Path) -> None:
-    path = damaged / "checkpoints" / "20" / "data" / "shard-00000-of-00002.bin"
-    content = path.read_bytes()
-    path.write_bytes(content[:-2] if change == "truncate" else content[:-1] + b"!")
-    with pytest.raises(CheckpointError, match=r"shard-00000-of-00002.bin is truncated or altered"):
+    with pytest.raises(CheckpointError, match=r"is damaged|could not be read"):
         restore(damaged)
 
 
@@ -247,7 +238,7 @@ def test_missing_item(damaged: Path) -> None:
 def test_missing_frozen_backbone_says_what_to_copy(damaged: Path) -> None:
     backbone = next((damaged / "checkpoints").glob("params-*"))
     shutil.rmtree(backbone)
-    with pytest.raises(CheckpointError, match=f"copy {backbone.name} too"):
+    with pytest.raises(CheckpointError, match=f"{backbone.name}.* copy it too"):
         restore(damaged)
 
 
@@ -276,3 +267,29 @@ def test_types_are_converted(run: Path) -> None:
     )
     restored = restore_one(run, PARAMS, target)
     assert_equal(restored, jax.tree.map(lambda x: x.astype(jnp.bfloat16), make_trees()["params"]))
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("ABORTED: CURL error: Could not connect to server", UnreachableError),
+        ("UNAVAILABLE: Timeout was reached", UnreachableError),
+        ("RESOURCE_EXHAUSTED: 9 GiB", CheckpointError),
+        ("No space left on device", CheckpointError),
+    ],
+)
+def test_a_place_that_does_not_answer_may_do_so_later(
+    text: str, kind: type[M6RecError], run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the texts of TensorStore, which are causes of what Orbax raises."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise ValueError("Error in a local file") from ValueError(text)
+
+    with CheckpointStore(tmp_path) as store, monkeypatch.context() as patched:
+        patched.setattr(ocp.CheckpointManager, "save", fail)
+        patched.setattr(ocp.Checkpointer, "restore", fail)
+        with pytest.raises(kind, match=f"step 3 could not be saved to {tmp_path}"):
+            store.save(3, make_trees(), data={}, run=RUN)
+        with pytest.raises(kind, match="prompts could not be read"):
+            restore_one(run, PROMPTS, make_trees()["prompts"])

@@ -107,7 +107,10 @@ def ran(folder: Path) -> dict[str, Finished]:
 def test_from_a_run_to_a_bank(ran: dict[str, Finished]) -> None:
     succeeded(ran["train"])
     added, listing = succeeded(ran["add"]), succeeded(ran["list"])
-    assert added.splitlines() == ["bank/corner_shop_ctr", "bank/corner_shop_retrieval"]
+    assert added.splitlines() == [
+        "bank/corner_shop_ctr.safetensors",
+        "bank/corner_shop_retrieval.safetensors",
+    ]
     assert "option_adapter" in listing
     assert "prompt_adapter" in listing
     as_json = json.loads(succeeded(ran["json"]))
