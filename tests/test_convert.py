@@ -81,7 +81,7 @@ def test_a_run_of_unknown_origin_is_called_what_the_user_says(
     target = f"huggingface:{tmp_path / 'named'}"
     arguments = ["convert", "--from", source, "--model-type"]
     assert cli.main([*arguments, "umt5", "--to", target]) == 2
-    assert "is no 'umt5'; write it as 't5'" in capsys.readouterr().err
+    assert "write it as 't5'" in capsys.readouterr().err
     assert cli.main([*arguments, "mt5", "--to", target]) == 0
     assert model_type_of(tmp_path / "named") == "mt5"
     assert cli.main([*arguments, "mt5", "--to", str(tmp_path / "ours")]) == 2

@@ -213,7 +213,7 @@ def _indexes(given: Sequence[str]) -> str | dict[str, str] | None:
 
 
 def run_index_build(args: argparse.Namespace) -> None:
-    """embed it for retrieval; run the same command again to resume"""
+    """embed it for retrieval"""
     look_first(args, "gin_configs/commands/index.gin")
     from m6rec_jax.serving.build_index import build_index
 
@@ -223,8 +223,7 @@ def run_index_build(args: argparse.Namespace) -> None:
 
 
 def run_index_segments(args: argparse.Namespace) -> None:
-    """run its items through the early layers of a model with late interaction; run the same command
-    again to resume"""
+    """run its items through the early layers of a model with late interaction"""
     look_first(args, "gin_configs/commands/index.gin")
     from m6rec_jax.serving.build_segments import build_segments
 

@@ -5,18 +5,15 @@
       *.npy           mapped from disk
 
 What one model computed means nothing to another, so a folder is opened by its model's fingerprint
-only; checksums are compared once, when it is opened. While it is written, the folder has
-`.unfinished` in its name and a lock in it, since two processes would mix their rows; a run that was
-killed goes on from the last block that it finished.
+only; checksums are compared once, when it is opened.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,16 +21,16 @@ import jax.numpy as jnp
 import msgspec
 import numpy as np
 
-from m6rec_jax.errors import CheckpointError, ConfigError, DataError
+from m6rec_jax.errors import CheckpointError, DataError
+from m6rec_jax.io.atomic import new_folder
 from m6rec_jax.io.hashing import file_sha256
-from m6rec_jax.io.locks import unfinished_folder
 from m6rec_jax.io.progress import progress_bar
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 MANIFEST = "manifest.json"
-# Entries computed between two records of progress.
+# Entries computed together.
 BLOCK = 4096
 
 
@@ -98,44 +95,36 @@ def read_manifest(folder: str | Path, command: str, model: str | None = None) ->
     return manifest
 
 
+def blocks_of(entries: Sequence[T], progress: bool) -> Iterator[Sequence[T]]:
+    """A catalogue in blocks to compute, with a bar if progress is to be shown."""
+    with progress_bar(total=len(entries), unit=" items", disable=not progress) as bar:
+        for start in range(0, len(entries), BLOCK):
+            block = entries[start : start + BLOCK]
+            yield block
+            bar.update(len(block))
+
+
 def write_folder(
     folder: Path,
     manifest: ComputedManifest,
     file: str,
-    entries: Sequence[T],
-    ends: np.ndarray,
-    compute: Callable[[Iterable[Sequence[T]]], Iterable[np.ndarray]],
+    blocks: Iterable[np.ndarray],
     others: Mapping[str, Callable[[Path], Any]],
-    *,
-    block: int = BLOCK,
-    progress: bool = True,
 ) -> ComputedManifest:
-    """Computes a new folder, block by block; goes on where a killed run stopped.
+    """Writes a new folder.
 
     Args:
       folder: new or empty; where the same lies already, nothing is done.
       manifest: without checksums.
       file: name of the file of all rows, `manifest.shape`.
-      entries: of the catalogue.
-      ends: how many rows the entries up to each have together, int `[entries]`.
-      compute: blocks of entries to the rows of each block, in their order.
+      blocks: the rows, in their order; they are computed as they are asked for.
       others: names of the other files, and what writes each.
-      block: entries computed at a time.
-      progress: whether to show a bar.
 
     Raises:
-      DataError: something else is there, another process is writing it, or rows hold NaN or
-        infinity.
-      CheckpointError: the manifest that is there is damaged.
-      ConfigError: blocks of nothing.
+      DataError: another model's or catalogue's is there, or rows hold NaN or infinity.
+      CheckpointError: something else is there, or it cannot be written.
     """
-    if block < 1:
-        raise ConfigError(f"block = {block} must be at least 1")
-    with contextlib.suppress(OSError):
-        folder.rmdir()  # where it is empty, it is as good as new
-    if folder.exists():
-        if not (folder / MANIFEST).is_file():
-            raise DataError(f"{folder} exists and has no {MANIFEST}; name a new folder")
+    if (folder / MANIFEST).is_file():
         there = read_manifest(folder, manifest.command)
         if dataclasses.replace(there, checksums={}) != manifest:
             raise DataError(
@@ -144,33 +133,21 @@ def write_folder(
             )
         log.info("%s is there already", folder)
         return there
-    made_of = [manifest.model, manifest.content, manifest.dtype]
-    with unfinished_folder(folder, f"writing {folder}", made_of) as unfinished:
-        done, total = unfinished.done(), len(entries)
-        if done:
-            log.info("%s of %s entries were computed before", f"{done:,}", f"{total:,}")
-        path, dtype = unfinished.path / file, jnp.dtype(manifest.dtype)
+    with new_folder(folder) as made:
+        dtype, done = jnp.dtype(manifest.dtype), 0
         # A file of bfloat16 is one of two bytes each to numpy.
-        mapped = np.lib.format.open_memmap(
-            path, "r+" if done else "w+", dtype, tuple(manifest.shape)
-        )
+        mapped = np.lib.format.open_memmap(made / file, "w+", dtype, tuple(manifest.shape))
         rows = mapped.view(dtype)
-        blocks = (entries[start : start + block] for start in range(done, total, block))
-        with progress_bar(
-            total=total, initial=done, desc=path.stem, unit=" items", disable=not progress
-        ) as bar:
-            for values in compute(blocks):
-                if not np.isfinite(values).all():
-                    raise DataError(f"{path} would hold NaN or infinity: has training diverged?")
-                first, done = done, min(done + block, total)
-                rows[ends[first - 1] if first else 0 : ends[done - 1]] = values.astype(dtype)
-                mapped.flush()
-                unfinished.record(done)
-                bar.update(done - first)
+        for values in blocks:
+            if not np.isfinite(values).all():
+                raise DataError(f"{folder} would hold NaN or infinity: has training diverged?")
+            rows[done : done + len(values)] = values.astype(dtype)
+            done += len(values)
+        mapped.flush()
         for name, write in others.items():
-            write(unfinished.path / name)
-        checksums = {name: file_sha256(unfinished.path / name) for name in (file, *others)}
+            write(made / name)
+        checksums = {name: file_sha256(made / name) for name in (file, *others)}
         manifest = dataclasses.replace(manifest, checksums=checksums)
         described = json.dumps(dataclasses.asdict(manifest), indent=2)
-        (unfinished.path / MANIFEST).write_text(described + "\n", "utf-8")
+        (made / MANIFEST).write_text(described + "\n", "utf-8")
     return manifest

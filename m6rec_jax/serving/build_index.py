@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from m6rec_jax.bank.loading import load_with_bank
-from m6rec_jax.engine.computed_folder import BLOCK, ComputedManifest
+from m6rec_jax.engine.computed_folder import ComputedManifest
 from m6rec_jax.engine.index.index_files import write_index
 from m6rec_jax.engine.index.retrieval import Retriever
 from m6rec_jax.engine.model_folder import LoadedModel
@@ -36,7 +36,6 @@ def build_index(
     prepared: str | None = None,
     items: str | None = None,
     batch_size: int = 32,
-    block: int = BLOCK,
     rules: LogicalRules | None = None,
     engine: Literal["process", "ray"] = "process",
     progress: bool = True,
@@ -44,16 +43,14 @@ def build_index(
     """Embeds every item of a catalogue.
 
     Args:
-      output: a new or empty folder; a run that was killed goes on by the same command.
+      output: a new or empty folder.
       model_dir: of a training run for retrieval.
       bank, task, step, prepared, items, batch_size, rules, engine, progress: see
         `batch_inference.infer_requests`.
-      block: items embedded between two records of progress.
 
     Raises:
       CheckpointError: no model, or a damaged index in the folder.
-      DataError: no catalogue, items without text, something else in the folder, or another process
-        that builds there.
+      DataError: no catalogue, items without text, or another index in the folder.
       ConfigError: the model does not retrieve, or the output is in a bucket.
     """
     if in_bucket(output):
@@ -71,7 +68,7 @@ def build_index(
             workers = stack.enter_context(Threads(make()))
         texts, described = workers.begin(_described, prepared, items)()
         embedded = functools.partial(workers.map, _embedded)
-        return write_index(output, texts, embedded, **described, block=block, progress=progress)
+        return write_index(output, texts, embedded, **described, progress=progress)
 
 
 # A model, and the task whose items it embeds.

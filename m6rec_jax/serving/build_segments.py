@@ -32,7 +32,7 @@ def build_segments(
     """Computes what serving would keep of every item of a catalogue as a candidate.
 
     Args:
-      output: a new or empty folder; a run that was killed goes on by the same command.
+      output: a new or empty folder.
       model_dir: of a training run with late interaction.
       bank, task, step, prepared, items, progress: see `batch_inference.infer_requests`.
       dtype: 'float32' or 'bfloat16'.

@@ -1,4 +1,4 @@
-"""An index on disk: what is in it, who may open it, and builds that are killed."""
+"""An index on disk: what is in it, and who may open it."""
 
 from pathlib import Path
 from typing import Any
@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from m6rec_jax.engine import computed_folder
 from m6rec_jax.engine.index.catalogue_index import NO_ITEM
 from m6rec_jax.engine.index.index_files import StoredIndex, open_index, write_index
 from m6rec_jax.errors import CheckpointError, DataError
-from m6rec_jax.io import locks
 from m6rec_jax.sharding import make_mesh
 
 TEXTS = {f"id {n}": f"text {n}" for n in range(23)}
@@ -23,7 +23,7 @@ def embed(texts: Any) -> np.ndarray:
 
 
 def build(folder: Path, texts: dict[str, str] = TEXTS, **changes: Any) -> Any:
-    settings = {"model": "a", "task": "next", "dim": 8, "block": 5, "progress": False} | changes
+    settings = {"model": "a", "task": "next", "dim": 8, "progress": False} | changes
     own = settings.pop("embed", embed)
     return write_index(folder, texts, lambda blocks: map(own, blocks), **settings)
 
@@ -94,50 +94,27 @@ def test_an_empty_folder_is_as_good_as_new(tmp_path: Path) -> None:
     other.mkdir()
     (other / "notes.txt").write_text("mine")
     for folder in (other, other / "notes.txt"):
-        with pytest.raises(DataError, match="exists and has no manifest"):
+        with pytest.raises(CheckpointError, match="exists already"):
             build(folder)
     assert [path.name for path in other.iterdir()] == ["notes.txt"]
 
 
-def test_a_killed_build_goes_on(tmp_path: Path) -> None:
-    class Killed(Exception):
-        pass
-
+def test_a_killed_build_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(computed_folder, "BLOCK", 5)
     asked: list[str] = []
 
     def dies(texts: Any) -> np.ndarray:
-        if len(asked) >= 12:
-            raise Killed
         asked.extend(texts)
-        return embed(texts)
-
-    with pytest.raises(Killed):
-        build(tmp_path / "index", embed=dies)
-    assert not (tmp_path / "index").exists()
-
-    def goes_on(texts: Any) -> np.ndarray:
-        asked.extend(texts)
-        return embed(texts)
-
-    build(tmp_path / "index", embed=goes_on)
-    assert asked == list(TEXTS.values())
-    assert not list(tmp_path.glob("*.unfinished"))
-    np.testing.assert_array_equal(np.load(tmp_path / "index" / "embeddings.npy"), VECTORS)
-    open_index(tmp_path / "index", "a")
-
-
-@pytest.mark.parametrize("changes", [{"model": "b"}, {"texts": TEXTS | {"id 0": "text 9"}}])
-def test_what_another_build_left_is_not_used(tmp_path: Path, changes: dict[str, Any]) -> None:
-    def dies(texts: Any) -> np.ndarray:
-        if texts[0] == "text 5":
+        if len(asked) > 12:
             raise KeyboardInterrupt
-        return embed(texts) + 1
+        return embed(texts)
 
     with pytest.raises(KeyboardInterrupt):
         build(tmp_path / "index", embed=dies)
-    build(tmp_path / "index", **changes)
-    found = np.load(tmp_path / "index" / "embeddings.npy")
-    np.testing.assert_array_equal(found, embed((changes.get("texts") or TEXTS).values()))
+    assert not list(tmp_path.iterdir())
+    build(tmp_path / "index")
+    np.testing.assert_array_equal(np.load(tmp_path / "index" / "embeddings.npy"), VECTORS)
+    open_index(tmp_path / "index", "a")
 
 
 def test_ties_stay_in_the_order_of_the_catalogue(tmp_path: Path) -> None:
@@ -159,35 +136,6 @@ def test_ties_stay_in_the_order_of_the_catalogue(tmp_path: Path) -> None:
         assert [n for n in found.ids[user] if n >= 0] == order
     assert found.ids[0, :3].tolist() == [2, 17, 22]
     assert index.top_k(USERS[:0], 6, [], (2,)).ids.shape == (0, 6)
-
-
-def test_one_process_at_a_time_builds_an_index(tmp_path: Path) -> None:
-    def while_another_tries(texts: Any) -> np.ndarray:
-        with pytest.raises(DataError, match=r"another process is writing .*index; wait for it"):
-            build(tmp_path / "index", model="b")
-        return embed(texts)
-
-    build(tmp_path / "index", embed=while_another_tries)
-    open_index(tmp_path / "index", "a")
-    assert [path.name for path in tmp_path.iterdir()] == ["index"]
-    assert not (tmp_path / "index" / "lock").exists()
-
-
-def test_who_comes_when_another_has_just_finished_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    locked = locks.locked_folder
-
-    def when_another_has_finished(folder: Path, doing: str) -> Any:
-        monkeypatch.setattr(locks, "locked_folder", locked)
-        build(tmp_path / "index")
-        return locked(folder, doing)
-
-    monkeypatch.setattr(locks, "locked_folder", when_another_has_finished)
-    with pytest.raises(DataError, match=r"another process was writing .*index"):
-        build(tmp_path / "index")
-    open_index(tmp_path / "index", "a")
-    assert [path.name for path in tmp_path.iterdir()] == ["index"]
 
 
 def test_damage_and_absence(folder: Path, tmp_path: Path) -> None:

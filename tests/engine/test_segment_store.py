@@ -18,7 +18,7 @@ def write(folder, dtype="float32", **changes):
     def compute(tokens):
         return [STATES[own.tobytes()] for own in tokens]
 
-    given = {"model": "a" * 64, "task": "ctr", "width": 8, "block": 2, "progress": False}
+    given = {"model": "a" * 64, "task": "ctr", "width": 8, "progress": False}
     # One candidate is there twice, as items with the same text are.
     return write_segments(folder, [*TOKENS, TOKENS[0]], compute, dtype=dtype, **given | changes)
 
@@ -40,41 +40,12 @@ def test_states_are_those_written(tmp_path, dtype, tolerance):
     assert store.get(TOKENS[0][:2].tobytes()) is None
 
 
-def test_goes_on_after_a_kill(tmp_path):
-    asked = []
-
-    def compute(tokens):
-        if len(asked) == 2:
-            raise KeyboardInterrupt
-        asked.append(len(tokens))
-        return [STATES[own.tobytes()] for own in tokens]
-
-    given = {
-        "model": "a",
-        "task": "",
-        "width": 8,
-        "dtype": "bfloat16",
-        "block": 2,
-        "progress": False,
-    }
-    with pytest.raises(KeyboardInterrupt):
-        write_segments(tmp_path / "store", TOKENS, compute, **given)
-    del asked[0]
-    write_segments(tmp_path / "store", TOKENS, compute, **given)
-    assert asked == [2, 1]
-    write(tmp_path / "unbroken", "bfloat16", model="a", task="")
-    for name in ("states.npy", "places.npy"):
-        assert (tmp_path / "store" / name).read_bytes() == (
-            tmp_path / "unbroken" / name
-        ).read_bytes()
-
-
 def test_clear_errors(tmp_path):
     folder = tmp_path / "store"
     with pytest.raises(CheckpointError, match="has no manifest"):
         SegmentStore(folder, "a")
     (tmp_path / "foreign" / "inside").mkdir(parents=True)
-    with pytest.raises(DataError, match="foreign exists and has no manifest"):
+    with pytest.raises(CheckpointError, match="foreign exists already"):
         write(tmp_path / "foreign")
     folder.mkdir()  # an empty one is as good as a new one
     manifest = write(folder)

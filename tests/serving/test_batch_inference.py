@@ -47,7 +47,6 @@ def folder(tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder / "run",
         task="next",
         prepared=str(folder / "data"),
-        block=5,
         progress=False,
     )
     return folder

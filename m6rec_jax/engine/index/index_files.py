@@ -14,7 +14,6 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +22,7 @@ from jax.sharding import Mesh
 
 from m6rec_jax.engine.computed_folder import (
     ComputedManifest,
+    blocks_of,
     read_manifest,
     write_folder,
 )
@@ -75,9 +75,9 @@ def write_index(
     model: str,
     task: str,
     dim: int,
-    **options: Any,
+    progress: bool = True,
 ) -> ComputedManifest:
-    """Embeds a catalogue into a new folder; goes on where a run that was killed stopped.
+    """Embeds a catalogue into a new folder.
 
     Args:
       folder: see `write_folder`.
@@ -85,11 +85,10 @@ def write_index(
       embed: blocks of texts to float32 `[texts, dim]` each, in their order.
       model, task: see `ComputedManifest`.
       dim: width of the embeddings.
-      block, progress: see `write_folder`.
+      progress: whether to show a bar.
 
     Raises:
-      DataError: there are no items; or as `write_folder`.
-      CheckpointError, ConfigError: likewise.
+      DataError, CheckpointError: as `write_folder`.
     """
     content, shape = catalogue_fingerprint(texts), [len(texts), dim]
     manifest = ComputedManifest(INDEX_COMMAND, model, content, task, "float32", len(texts), shape)
@@ -98,11 +97,8 @@ def write_index(
         Path(folder),
         manifest,
         EMBEDDINGS,
-        list(texts.values()),
-        np.arange(1, len(texts) + 1),
-        embed,
+        embed(blocks_of(list(texts.values()), progress)),
         {IDS: functools.partial(pq.write_table, ids)},
-        **options,
     )
 
 

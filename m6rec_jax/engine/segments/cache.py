@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import itertools
 import threading
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -89,18 +88,16 @@ class SegmentPool:
     """Not safe for several threads: callers hold a lock from `slots` until their program started.
 
     Args:
-      name: of what is kept: 'source', with the soft prompts, or 'candidate'.
       model: whose early layers compute states.
-      side: 'encoder' or 'decoder'.
-      width: numbers of a state.
+      side: 'encoder', segments of histories with the soft prompts, or 'decoder', candidates.
       capacity: slots, one per token.
       longest: tokens of the longest row in which segments are computed.
-      method: of the model, that computes them.
-      of_task: whether all states depend on the task.
       runtime: where programs run.
       dtype: of the states kept.
 
     Attributes:
+      name: 'source' or 'candidate'.
+      width: numbers of a state.
       states: `[capacity, width]`. Replaced by every call of `slots`, which donates the one before.
       counts: see `PoolCounts`.
       store: states computed before, and the task of those that depend on one; None: there is none.
@@ -110,37 +107,46 @@ class SegmentPool:
     """
 
     def __init__(
-        self,
-        name: str,
-        model: M6Rec,
-        side: str,
-        *,
-        width: int,
-        capacity: int,
-        longest: int,
-        method: str,
-        of_task: bool,
-        runtime: Runtime,
-        dtype: str,
+        self, model: M6Rec, side: str, *, capacity: int, longest: int, runtime: Runtime, dtype: str
     ) -> None:
-        self.name, self.width, self.capacity = name, width, capacity
-        self._side, self._of_task = side, of_task
-        prompts = model.config.prompts
-        self._own_tokens = frozenset(prompts.special_token_ids)
-        num_prompts = prompts.num_prompts if side == "encoder" else 0
-        self._soft_prompts = -1 - np.arange(num_prompts, dtype=np.int32)
+        config, prompts = model.config, model.config.prompts
+        is_source, at_ends = side == "encoder", config.cross_attention_at == "ends"
+        self.name, self.capacity, self._side = (
+            ("source" if is_source else "candidate"),
+            capacity,
+            side,
+        )
         if capacity < longest:
             raise ConfigError(
-                f"SegmentCache.{name}_slots = {capacity} is too small for one row of {longest} "
-                "tokens"
+                f"SegmentCache.{self.name}_slots = {capacity} is too small for one row of "
+                f"{longest} tokens"
             )
+        self.width = config.embed_dim
+        if at_ends and not is_source:  # with keys and values of late layers
+            late = config.num_decoder_layers - config.first_cross_layer
+            self.width += 2 * late * config.num_heads * config.head_dim
+        self._of_task = (
+            (prompts.in_layers and not prompts.adapters_late_only)
+            or any(
+                side in method.towers
+                for method in METHODS
+                if method.in_early_layers and method.used(prompts)
+            )
+            or (at_ends and not is_source)
+        )
+        self._own_tokens = frozenset(prompts.special_token_ids)
+        num_prompts = prompts.num_prompts if is_source else 0
+        self._soft_prompts = -1 - np.arange(num_prompts, dtype=np.int32)
         self.counts = PoolCounts()
         self.store: tuple[SegmentStore, TaskSettings] | None = None
         self._dtype, self._runtime = jnp.dtype(dtype), runtime
         # Most segments are short: a short row holds several of them.
         self._row_lengths = sorted({min(SHORT_ROW, longest), longest})
         self._row_sizes = runtime.batch_sizes(ROW_SIZES)
-        self._fill = runtime.program(_fill, model, method, donate=(0,))
+        compute = (
+            "encode_segments" if is_source else "candidate_states" if at_ends else "decode_early"
+        )
+        self._fill = runtime.program(_fill, model, compute, donate=(0,))
         self._write = runtime.program(_write, donate=(0,))
         self._read = runtime.program(_read)
         self.states: Array = self._empty()
@@ -239,14 +245,11 @@ class SegmentPool:
         stored: list[tuple[np.ndarray, np.ndarray]] = []
         computed: list[Placed] = []
         for key, segment in missing.items():
-            left = len(self._free) - len(segment.tokens)
-            self._free, slots = self._free[:left], self._free[left:]
+            slots, self._free = np.split(self._free, [len(segment.tokens)])
             self._placed[key] = segment, slots
             states = None
-            if self.store is not None:
-                store, task = self.store
-                if segment.task is None or segment.task is task:
-                    states = store.get(segment.tokens.tobytes())
+            if self.store and (segment.task is None or segment.task is self.store[1]):
+                states = self.store[0].get(segment.tokens.tobytes())
             if states is None:
                 computed.append((segment, slots))
             else:
@@ -277,23 +280,17 @@ class SegmentPool:
 
     def _compute(self, variables: Any, computed: Sequence[Placed]) -> None:
         """Computes segments in rows that hold several of one task."""
-
-        def kind(placed: Placed) -> tuple[int, int]:
-            segment, slots = placed
+        rows: dict[tuple[int, int], list[list[Placed]]] = {}
+        for segment, slots in computed:
+            length = smallest_that_fits(len(slots), self._row_lengths)
             # What is the same for all tasks may share a row with anything.
             task = -1 if segment.task is None else segment.task_id
-            return smallest_that_fits(len(slots), self._row_lengths), task
-
-        rows: dict[int, list[list[Placed]]] = {}
-        for (length, _), members in itertools.groupby(sorted(computed, key=kind), kind):
-            room, filled = 0, rows.setdefault(length, [])
-            for placed in members:
-                if room < len(placed[1]):
-                    filled.append([])
-                    room = length
-                filled[-1].append(placed)
-                room -= len(placed[1])
-        for length, filled in rows.items():
+            of_task = rows.setdefault((length, task), [[]])
+            if sum(len(there) for _, there in of_task[-1]) + len(slots) > length:
+                of_task.append([])
+            of_task[-1].append((segment, slots))
+        for length in self._row_lengths:
+            filled = [row for key in rows if key[0] == length for row in rows[key]]
             for start, size in _batches(len(filled), self._row_sizes):
                 self._fill_rows(variables, filled[start : start + size], length, size)
 
@@ -380,38 +377,13 @@ class SegmentCache:
         candidate_slots: int = 32768,
         dtype: str | None = None,
     ) -> None:
-        config, prompts = model.config, model.config.prompts
-        self.lock, self.scores_ends = threading.RLock(), config.cross_attention_at == "ends"
-        early = [method for method in METHODS if method.in_early_layers and method.used(prompts)]
-        of_task = {
-            side: (prompts.in_layers and not prompts.adapters_late_only)
-            or any(side in method.towers for method in early)
-            for side in ("encoder", "decoder")
-        }
-        late = config.num_decoder_layers - config.first_cross_layer
-        keys_width = 2 * late * config.num_heads * config.head_dim if self.scores_ends else 0
-        every: dict[str, Any] = {"runtime": runtime, "dtype": dtype or config.dtype}
-        self.source = SegmentPool(
-            "source",
-            model,
-            "encoder",
-            width=config.embed_dim,
-            capacity=source_slots,
-            longest=max(source_length, prompts.num_prompts),
-            method="encode_segments",
-            of_task=of_task["encoder"],
-            **every,
-        )
+        self.lock = threading.RLock()
+        self.scores_ends = model.config.cross_attention_at == "ends"
+        every: dict[str, Any] = {"runtime": runtime, "dtype": dtype or model.config.dtype}
+        longest = max(source_length, model.config.prompts.num_prompts)
+        self.source = SegmentPool(model, "encoder", capacity=source_slots, longest=longest, **every)
         self.candidates = SegmentPool(
-            "candidate",
-            model,
-            "decoder",
-            width=config.embed_dim + keys_width,
-            capacity=candidate_slots,
-            longest=target_length,
-            method="candidate_states" if self.scores_ends else "decode_early",
-            of_task=of_task["decoder"] or self.scores_ends,  # with keys of late layers
-            **every,
+            model, "decoder", capacity=candidate_slots, longest=target_length, **every
         )
         self._pools = (self.source, self.candidates)
 

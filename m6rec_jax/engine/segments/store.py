@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from m6rec_jax.engine.computed_folder import (
-    BLOCK,
     ComputedManifest,
+    blocks_of,
     read_manifest,
     write_folder,
 )
@@ -66,10 +66,9 @@ def write_segments(
     task: str,
     width: int,
     dtype: str = "bfloat16",
-    block: int = BLOCK,
     progress: bool = True,
 ) -> ComputedManifest:
-    """Computes a catalogue's states into a new folder; goes on where a killed run stopped.
+    """Computes a catalogue's states into a new folder.
 
     Args:
       folder: see `write_folder`.
@@ -78,10 +77,10 @@ def write_segments(
       model, task: see `ComputedManifest`.
       width: numbers of a state.
       dtype: one of `STORED_TYPES`.
-      block, progress: see `write_folder`.
+      progress: whether to show a bar.
 
     Raises:
-      DataError, CheckpointError, ConfigError: as `write_folder`.
+      DataError, CheckpointError: as `write_folder`.
     """
     by_hash = {_hash(tokens.astype(np.int32).tobytes()): tokens for tokens in candidates}
     hashes = sorted(by_hash)
@@ -98,17 +97,12 @@ def write_segments(
         len(entries),
         [int(ends[-1]), width],
     )
-
     return write_folder(
         Path(folder),
         manifest,
         STATES,
-        entries,
-        ends.astype(np.int64),
-        lambda blocks: (np.concatenate(compute(tokens)) for tokens in blocks),
+        (np.concatenate(compute(tokens)) for tokens in blocks_of(entries, progress)),
         {PLACES: lambda path: np.save(path, places)},
-        block=block,
-        progress=progress,
     )
 
 
