@@ -96,9 +96,9 @@ def step_of(folder: Path) -> int:
 
 def _orbax_files(folder: Path) -> T5xFiles:
     state = (folder / STATE_FOLDER).absolute()
-    checkpointer = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
     try:
-        leaves = flatten(checkpointer.metadata(state).item_metadata.tree["target"])
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            leaves = flatten(checkpointer.metadata(state).item_metadata.tree["target"])
     except Exception as error:  # Orbax raises many kinds, plain Exception included
         raise CheckpointError(f"{state} is damaged, or no item of t5x: {error!r}") from error
     specs = {
@@ -112,7 +112,8 @@ def _orbax_files(folder: Path) -> T5xFiles:
         on_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
         args = ocp.args.PyTreeRestore(item=item, restore_args=on_host, partial_restore=True)
         try:
-            values: np.ndarray = flatten(checkpointer.restore(state, args=args))[path]
+            with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+                values: np.ndarray = flatten(checkpointer.restore(state, args=args))[path]
         except Exception as error:  # as above
             raise CheckpointError(f"{state} is damaged: {first_line(error)}") from error
         return values
