@@ -206,10 +206,9 @@ def read_huggingface(folder: Path) -> Weights:
             return tensor
 
         may_be_tied = False not in map(values.get, ("tie_word_embeddings", "scale_decoder_outputs"))
-        is_copy = {_HEAD, _EMBEDDING} <= specs.keys() and np.array_equal(
-            *map(read, (_HEAD, _EMBEDDING))
-        )
-        left_out = [*_COPIES, _UNUSED] + [_HEAD] * (may_be_tied and is_copy)
+        has_both = {_HEAD, _EMBEDDING} <= specs.keys()
+        is_copy = may_be_tied and has_both and np.array_equal(read(_HEAD), read(_EMBEDDING))
+        left_out = [*_COPIES, _UNUSED] + [_HEAD] * is_copy
         notes = [f"'{name}' is left out" for name in left_out if specs.pop(name, None)]
         head = head_kind(values, where, has_head=_HEAD in specs)
         config = to_model_config(values, where, tied=head == TIED)
