@@ -21,6 +21,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from m6rec_jax.checkpoints.checkpoint import (
+    CHECKPOINTS_FOLDER,
+    PARAMS,
+    PROMPTS,
+    list_steps,
+    open_checkpoint,
+)
 from m6rec_jax.checkpoints.formats import (
     HUGGING_FACE,
     OURS,
@@ -34,15 +41,7 @@ from m6rec_jax.checkpoints.huggingface import (
     read_huggingface,
     write_huggingface,
 )
-from m6rec_jax.checkpoints.location import (
-    CHECKPOINTS_FOLDER,
-    absolute,
-    list_steps,
-    locate,
-    read_manifest,
-)
-from m6rec_jax.checkpoints.manifest import RunDescription, warn_of_a_better_step
-from m6rec_jax.checkpoints.restore import PARAMS, PROMPTS, restore_item
+from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.checkpoints.t5_weights import Weights, plain_config, with_rows
 from m6rec_jax.checkpoints.t5x import read_t5x, write_t5x
@@ -186,11 +185,9 @@ def _read(place: Location) -> tuple[Weights, int]:
 
 
 def _read_ours(folder: Path) -> tuple[Weights, int]:
-    location = locate(folder)
-    manifest = read_manifest(location)
-    if location.folder != absolute(folder):
-        warn_of_a_better_step(location.step, manifest)
-    config = manifest.build_model_config()
+    checkpoint = open_checkpoint(folder)
+    checkpoint.warn_of_a_better_step(folder)
+    manifest, config = checkpoint.manifest, checkpoint.config
     notes = []
     if left := len(manifest.tensors.get(PROMPTS, {})):
         notes.append(f"{left} tensors of prompts stay behind: T5 has no place for them")
@@ -199,10 +196,10 @@ def _read_ours(folder: Path) -> tuple[Weights, int]:
     if late := [n for n in _LATE if getattr(config, n) != getattr(plain, n)]:
         notes.append(f"{', '.join(late)}: without what these set, outputs differ")
     shapes = variable_targets(M6Rec(plain))["params"]
-    params = restore_item(location, manifest, PARAMS, shapes, config)
+    params = checkpoint.restore(PARAMS, shapes, config)
     leaves = {name: np.asarray(leaf) for name, leaf in flatten(params).items()}
     model_type = manifest.extra.get(_MODEL_TYPE)
-    return Weights(plain, leaves, tuple(notes), model_type), location.step
+    return Weights(plain, leaves, tuple(notes), model_type), checkpoint.step
 
 
 def _check_no_run(folder: Path) -> None:

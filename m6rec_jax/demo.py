@@ -11,7 +11,7 @@ import json
 import time
 from pathlib import Path
 
-from m6rec_jax.checkpoints.location import CHECKPOINTS_FOLDER
+from m6rec_jax.checkpoints.checkpoint import CHECKPOINTS_FOLDER
 from m6rec_jax.data.getting.sources import fetch
 from m6rec_jax.jobs.retrieval import TWO_TOWERS
 from m6rec_jax.quickstart import SUMMARY, prepare_both, seeds, train_and_evaluate

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from m6rec_jax import configuration
-from m6rec_jax.checkpoints.location import locate, read_manifest
+from m6rec_jax.checkpoints.checkpoint import open_checkpoint
 from m6rec_jax.config_file import CONFIG_FILE, EVALUATED_ROWS
 from m6rec_jax.engine.index.ranking_weights import RankingWeights
 from m6rec_jax.engine.model_folder import read_ranking, restore_model
@@ -186,7 +186,7 @@ def report_on_run(
       CheckpointError: the run has no checkpoint.
       DataError: its data are not on this machine; says how to prepare them.
     """
-    location = locate(run)
+    trainable = open_checkpoint(run).manifest.trainable or "all"
     configuration.parse_config([run.absolute() / CONFIG_FILE, EVALUATED_ROWS, *gin_files], bindings)
     name, lengths = trained_on(run / CONFIG_FILE)
     tasks = evaluated_tasks(name)
@@ -200,7 +200,6 @@ def report_on_run(
     results = [
         evaluate_task(task, lengths, restored.model, restored.variables, **asked) for task in tasks
     ]
-    trainable = read_manifest(location).trainable or "all"
     return write_page(
         output or run / "report.html",
         results,

@@ -16,10 +16,9 @@ import pytest
 from flax import linen as nn
 
 from m6rec_jax import cli, configuration
+from m6rec_jax.checkpoints.checkpoint import PARAMS, open_checkpoint
 from m6rec_jax.checkpoints.huggingface import read_huggingface, to_model_config, write_huggingface
-from m6rec_jax.checkpoints.location import locate, read_manifest
 from m6rec_jax.checkpoints.manifest import RunDescription
-from m6rec_jax.checkpoints.restore import PARAMS, restore_item
 from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.checkpoints.t5_weights import Weights, leaf_shapes
 from m6rec_jax.checkpoints.t5x import read_t5x, write_t5x
@@ -40,11 +39,10 @@ def model_of(rows: int) -> Weights:
 
 
 def read_ours(folder: Path) -> Weights:
-    location = locate(folder)
-    manifest = read_manifest(location)
-    config = manifest.build_model_config()
+    checkpoint = open_checkpoint(folder)
+    config = checkpoint.config
     target = variable_targets(M6Rec(config))["params"]
-    params = restore_item(location, manifest, PARAMS, target, config)
+    params = checkpoint.restore(PARAMS, target, config)
     return Weights(config, {name: np.asarray(leaf) for name, leaf in flatten(params).items()})
 
 
@@ -243,9 +241,9 @@ def test_a_step_of_a_run_brings_the_runs_vocabulary(
     )
     convert(f"huggingface:{tmp_path / 'theirs'}", str(tmp_path / "ours"))
     best = {"best": {"name": "auc", "best_step": 10, "best": 0.9}}
-    location = locate(str(tmp_path / "ours"))
-    manifest = dataclasses.replace(read_manifest(location), extra=best)
-    location.manifest_file.write_text(json.dumps(manifest.to_json()))
+    checkpoint = open_checkpoint(str(tmp_path / "ours"))
+    manifest = dataclasses.replace(checkpoint.manifest, extra=best)
+    checkpoint.manifest_file.write_text(json.dumps(manifest.to_json()))
     for number, folder in enumerate(("ours", "ours/checkpoints", "ours/checkpoints/0")):
         target = tmp_path / f"back{number}"
         caplog.clear()

@@ -20,8 +20,8 @@ from m6rec_jax.bank.folder import (
     method_of,
     read_prompts,
 )
+from m6rec_jax.checkpoints.checkpoint import open_checkpoint
 from m6rec_jax.checkpoints.fingerprint import backbone_fingerprint, fingerprint
-from m6rec_jax.checkpoints.location import locate, read_manifest
 from m6rec_jax.checkpoints.trees import flatten
 from m6rec_jax.engine.model_folder import (
     calibrated,
@@ -105,7 +105,7 @@ def export_prompts(
       CheckpointError: no checkpoint, or a damaged one; it does not say which vocabulary it has.
       ConfigError: the run has no such task, or the task nothing of its own.
     """
-    manifest = read_manifest(locate(model_dir, step))
+    manifest = open_checkpoint(model_dir, step).manifest
     if manifest.vocabulary_fingerprint is None:
         raise CheckpointError(f"{model_dir} does not say which vocabulary it has")
     settings = read_settings(model_dir)

@@ -31,10 +31,8 @@ from m6rec_jax.bank.folder import (
     check_owner,
     requirements,
 )
+from m6rec_jax.checkpoints.checkpoint import PARAMS, open_checkpoint
 from m6rec_jax.checkpoints.fingerprint import backbone_fingerprint
-from m6rec_jax.checkpoints.location import locate, read_manifest
-from m6rec_jax.checkpoints.manifest import check_vocabulary
-from m6rec_jax.checkpoints.restore import PARAMS, restore_item
 from m6rec_jax.checkpoints.trees import flatten, nested
 from m6rec_jax.engine.engine import Backbone
 from m6rec_jax.engine.model_folder import (
@@ -243,18 +241,17 @@ def load_bank(
     if isinstance(tasks, str):
         tasks = (tasks,)  # and not its letters
     read = [folder.read(name) for name in (folder.names() if tasks is None else tasks)]
-    location = locate(backbone, step)
-    manifest, vocabulary = read_manifest(location), read_vocabulary(backbone)
-    check_vocabulary(manifest, vocabulary.fingerprint, str(location.folder))
-    config = manifest.build_model_config()
+    checkpoint, vocabulary = open_checkpoint(backbone, step), read_vocabulary(backbone)
+    checkpoint.check_vocabulary(vocabulary.fingerprint)
+    config = checkpoint.config
     target = held_in(variable_targets(M6Rec(config), mesh, rules)["params"], frozen_dtype)
-    params = restore_item(location, manifest, PARAMS, target, config)
+    params = checkpoint.restore(PARAMS, target, config)
     fingerprints = {
         "vocabulary_fingerprint": vocabulary.fingerprint,
         "backbone_fingerprint": backbone_fingerprint(params),
     }
     for prompts in read:
-        check_owner(prompts.manifest, f"the model in {location.folder}", fingerprints)
+        check_owner(prompts.manifest, f"the model in {checkpoint.folder}", fingerprints)
     if read:
         # The tasks may have been tuned with other settings than the foundation's that change no
         # weight, such as where late interaction begins.
@@ -272,7 +269,7 @@ def load_bank(
         variables={},
         vocabulary=vocabulary,
         settings=InferenceSettings(*longest),
-        step=location.step,
+        step=checkpoint.step,
         backbone=Backbone(model, params, Runtime(mesh, rules), *longest),
         backbone_fingerprint=fingerprints["backbone_fingerprint"],
         folder=folder,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import importlib.metadata
-import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,7 +17,6 @@ from m6rec_jax import __version__
 from m6rec_jax.errors import CheckpointError
 from m6rec_jax.model.config import TASK_SIZES, ModelConfig, PromptConfig, default_settings
 
-logger = logging.getLogger(__name__)
 FORMAT = 1
 _LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -205,29 +203,18 @@ def same_task_sizes(manifest: Manifest, config: ModelConfig) -> bool:
     return saved.task_sizes == config.prompts.task_sizes
 
 
-def check_task_sizes(manifest: Manifest, config: ModelConfig | None, where: str) -> None:
+def check_task_sizes(manifest: Manifest, config: ModelConfig, where: str) -> None:
     """Raises CheckpointError unless every task of a bank has the size that it was saved with.
 
     What a task does not have would otherwise take part in what it computes.
     """
-    if config is None or same_task_sizes(manifest, config):
+    if same_task_sizes(manifest, config):
         return
     sizes = tuple(f"prompts.{name}:" for name in (*TASK_SIZES, *TASK_SIZES.values(), "num_tasks"))
     changed = [text for text in differences(manifest, config) if text.startswith(sizes)]
     raise CheckpointError(
         f"{where}: tasks had other sizes (checkpoint -> model): {'; '.join(changed)}"
     )
-
-
-def check_vocabulary(manifest: Manifest, fingerprint: str | None, where: str) -> None:
-    """Raises CheckpointError for another vocabulary than the one in use (None: not checked)."""
-    saved = manifest.vocabulary_fingerprint
-    if saved is not None and fingerprint is not None and saved != fingerprint:
-        raise CheckpointError(
-            f"{where} was trained with another vocabulary (fingerprint {saved[:16]}…, the one in "
-            f"use has {fingerprint[:16]}…), so its token ids mean other words. Use the vocabulary "
-            "file of that run"
-        )
 
 
 def differences(manifest: Manifest, config: ModelConfig) -> list[str]:
@@ -253,15 +240,3 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
     return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-
-
-def warn_of_a_better_step(step: int, manifest: Manifest) -> None:
-    """Warns where the newest checkpoint is not the best by `Validation.best_metric`."""
-    best = manifest.extra.get("best") or {}
-    if best.get("best_step") not in (None, step):
-        logger.warning(
-            "took step %d, the newest; by %s step %d was better (%.4g). m6rec eval, infer and "
-            "prompts add take it by --gin.evaluate.step=%d, --gin.infer.step=%d and --step %d; "
-            "m6rec convert and INITIAL_CHECKPOINT_PATH take RUN/checkpoints/%d",
-            *(step, best["name"], best["best_step"], best["best"], *[best["best_step"]] * 4),
-        )

@@ -14,16 +14,20 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
 from m6rec_jax.checkpoints.bytes_item import BytesSave
+from m6rec_jax.checkpoints.checkpoint import (
+    DATA,
+    MANIFEST_ITEM,
+    absolute,
+    open_checkpoint,
+)
 from m6rec_jax.checkpoints.failures import failure
 from m6rec_jax.checkpoints.fingerprint import checksums, fingerprint
-from m6rec_jax.checkpoints.location import MANIFEST_ITEM, absolute, locate, read_manifest
 from m6rec_jax.checkpoints.manifest import (
     RunDescription,
     TensorSpec,
     make_manifest,
     tensor_specs,
 )
-from m6rec_jax.checkpoints.restore import DATA
 from m6rec_jax.checkpoints.trees import PyTree, flatten, nested
 from m6rec_jax.io.atomic import write_atomically
 
@@ -136,10 +140,10 @@ class CheckpointStore:
         """Changes entries of `extra` in the manifest of a finished step; no save is under way."""
         if jax.process_index():
             return
-        location = locate(self.folder, step)
-        manifest = read_manifest(location)
+        checkpoint = open_checkpoint(self.folder, step)
+        manifest = checkpoint.manifest
         manifest = dataclasses.replace(manifest, extra={**manifest.extra, **extra})
-        write_atomically(location.manifest_file, json.dumps(manifest.to_json()))
+        write_atomically(checkpoint.manifest_file, json.dumps(manifest.to_json()))
 
     def wait(self) -> None:
         """Blocks until all saves are finished; raises as `save` if one failed."""

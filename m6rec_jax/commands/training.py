@@ -152,7 +152,7 @@ def run_params(args: argparse.Namespace) -> None:
             f"m6rec params {args.folder} counts what this run has, whatever gin says: leave "
             "--gin_file and --gin.NAME=VALUE out"
         )
-    from m6rec_jax.checkpoints.location import locate, read_manifest
+    from m6rec_jax.checkpoints.checkpoint import open_checkpoint
     from m6rec_jax.checkpoints.trees import flatten
     from m6rec_jax.configuration import bound, macro
     from m6rec_jax.engine.model_folder import load_model
@@ -161,7 +161,7 @@ def run_params(args: argparse.Namespace) -> None:
     if args.folder is not None:
         found = load_model(args.folder)
         if args.folder.is_dir():
-            manifest = read_manifest(locate(args.folder))
+            manifest = open_checkpoint(args.folder).manifest
             trains = manifest.trainable or "all"
             stored = {
                 f"{item}/{name}": spec.num_bytes

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from m6rec_jax import configuration
-from m6rec_jax.checkpoints.location import CHECKPOINTS_FOLDER, locate, read_manifest
+from m6rec_jax.checkpoints.checkpoint import CHECKPOINTS_FOLDER, open_checkpoint
 from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.config_file import CONFIG_FILE
@@ -59,7 +59,7 @@ def write_run(
     described = RunDescription(
         model_config=config,
         vocabulary_fingerprint=vocabulary.fingerprint,
-        trainable=read_manifest(locate(run)).trainable,
+        trainable=open_checkpoint(run).manifest.trainable,
         extra={"compressed_from": str(run)},
     )
     with new_folder(output) as folder:

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from m6rec_jax.checkpoints.location import locate
+from m6rec_jax.checkpoints.checkpoint import open_checkpoint
 from m6rec_jax.checkpoints.trees import flatten, nested
 from m6rec_jax.compression.run_folder import training_batches_of, write_run
 from m6rec_jax.config_file import CONFIG_FILE
@@ -91,7 +91,7 @@ def compress_structure(
     if batches < 0:
         raise ConfigError(f"batches = {batches} must not be negative")
     check_new(output)
-    locate(run)  # raises for a packed file, which can be restored, too
+    open_checkpoint(run)  # raises for a packed file, which can be restored, too
     restored = restore_model(run)
     config = _smaller(restored.model.config, sizes)
     if batches:

@@ -21,7 +21,7 @@ import sentencepiece
 from flax import linen as nn
 from sentencepiece import sentencepiece_model_pb2
 
-from m6rec_jax.checkpoints.location import locate
+from m6rec_jax.checkpoints.checkpoint import open_checkpoint
 from m6rec_jax.compression.run_folder import training_batches_of, write_run
 from m6rec_jax.config_file import CONFIG_FILE
 from m6rec_jax.engine.model_folder import (
@@ -76,7 +76,7 @@ def compress_vocabulary(
     if rows < 1:
         raise ConfigError(f"rows = {rows} must be at least 1")
     check_new(output)
-    locate(run)  # raises for a packed file, which can be restored, too
+    open_checkpoint(run)  # raises for a packed file, which can be restored, too
     old, restored = read_vocabulary(run), restore_model(run)
     num_pieces = size - (old.blank_id + 1 - old.num_pieces)
     if size % 128 or size >= old.size:

@@ -31,10 +31,8 @@ import msgspec
 from etils import epath
 from jax.sharding import Mesh
 
+from m6rec_jax.checkpoints.checkpoint import PARAMS, PROMPTS, open_checkpoint
 from m6rec_jax.checkpoints.fingerprint import checksums
-from m6rec_jax.checkpoints.location import absolute, locate, read_manifest
-from m6rec_jax.checkpoints.manifest import check_vocabulary, warn_of_a_better_step
-from m6rec_jax.checkpoints.restore import PARAMS, PROMPTS, restore_item
 from m6rec_jax.checkpoints.trees import flatten
 from m6rec_jax.engine import computed_folder
 from m6rec_jax.engine.candidates.likelihood import LikelihoodScorer
@@ -294,20 +292,18 @@ def restore_model(
         if vocabulary_fingerprint not in (None, read_vocabulary(assets).fingerprint):
             raise CheckpointError(f"{model_dir} has another vocabulary than the one in use")
         return packed
-    location = locate(model_dir, step)
-    manifest = read_manifest(location)
-    check_vocabulary(manifest, vocabulary_fingerprint, str(location.folder))
-    if step is None and location.folder != absolute(model_dir):
-        warn_of_a_better_step(location.step, manifest)
-    config = manifest.build_model_config()
-    model = M6Rec(config)
-    target = variable_targets(model, mesh, rules)
+    checkpoint = open_checkpoint(model_dir, step)
+    checkpoint.check_vocabulary(vocabulary_fingerprint)
+    if step is None:
+        checkpoint.warn_of_a_better_step(model_dir)
+    config = checkpoint.config
+    target = variable_targets(M6Rec(config), mesh, rules)
     variables = {
-        name: restore_item(location, manifest, item, target[name], config)
-        for name, item in (("params", PARAMS), ("prompts", PROMPTS))
-        if target.get(name)
+        item: checkpoint.restore(item, target[item], config)
+        for item in (PARAMS, PROMPTS)
+        if target.get(item)
     }
-    return RestoredModel(model, variables, location.step)
+    return RestoredModel(M6Rec(config), variables, checkpoint.step)
 
 
 def load_model(
@@ -330,7 +326,7 @@ def load_model(
     if Path(model_dir).is_file():
         restored, assets = _open_packed(model_dir, step, mesh)
     else:
-        locate(model_dir, step)  # a missing checkpoint is the first thing to say
+        open_checkpoint(model_dir, step)  # a missing checkpoint is the first thing to say
     vocabulary, settings = read_vocabulary(assets), read_settings(assets)
     dataset_specs, data_dir = read_dataset_specs(assets), Path(assets) / DATA_FOLDER
     for spec in dataset_specs.values():

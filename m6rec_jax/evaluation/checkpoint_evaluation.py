@@ -11,7 +11,7 @@ import gin
 import jax
 from etils import epath
 
-from m6rec_jax.checkpoints.location import locate, read_manifest
+from m6rec_jax.checkpoints.checkpoint import open_checkpoint
 from m6rec_jax.engine.model_folder import RestoredModel, read_ranking, restore_model
 from m6rec_jax.evaluation.evaluator import Evaluator, check_task
 from m6rec_jax.evaluation.prediction_files import check_ending, write_predictions
@@ -200,7 +200,7 @@ def _restored(
     model_dir: str, name: str, evaluator: Evaluator, step: int | None = None
 ) -> RestoredModel:
     if Path(model_dir).is_dir():  # before the rest of a large checkpoint is read
-        prompts = read_manifest(locate(model_dir, step)).build_model_config().prompts
+        prompts = open_checkpoint(model_dir, step).config.prompts
         for task in evaluator.tasks:
             check_task(task, prompts, model_dir)
     return restore_model(

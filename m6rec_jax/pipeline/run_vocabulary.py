@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from m6rec_jax.checkpoints.location import CHECKPOINTS_FOLDER, list_steps
+from m6rec_jax.checkpoints.checkpoint import CHECKPOINTS_FOLDER, list_steps
 from m6rec_jax.engine.model_folder import ASSETS_FOLDER, VOCABULARY_FILE, assets_of
 from m6rec_jax.io.buckets import in_bucket
 from m6rec_jax.pipeline.locations import OWN_VOCABULARY_VARIABLE

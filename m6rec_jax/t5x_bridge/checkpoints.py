@@ -20,21 +20,19 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from m6rec_jax.checkpoints.location import (
+from m6rec_jax.checkpoints.checkpoint import (
     CHECKPOINTS_FOLDER,
-    absolute,
+    PARAMS,
+    PROMPTS,
     list_steps,
-    locate,
-    read_manifest,
+    open_checkpoint,
 )
 from m6rec_jax.checkpoints.manifest import (
     Manifest,
     RunDescription,
     make_manifest,
     parse_manifest,
-    warn_of_a_better_step,
 )
-from m6rec_jax.checkpoints.restore import PARAMS, PROMPTS
 from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.checkpoints.t5_weights import Entry, gather
 from m6rec_jax.checkpoints.t5x_files import (
@@ -67,11 +65,9 @@ def to_t5x(source: epath.Path, target: Path) -> tuple[int, int]:
       CheckpointError: no such checkpoint, damage, or the target has that step already, or is a run
         under t5x.
     """
-    location = locate(source)
-    manifest = read_manifest(location)
-    if location.folder != absolute(source):
-        warn_of_a_better_step(location.step, manifest)
-    config = manifest.build_model_config()
+    checkpoint = open_checkpoint(source)
+    checkpoint.warn_of_a_better_step(source)
+    manifest, config = checkpoint.manifest, checkpoint.config
     if (target / DESCRIPTION_FILE).is_file():
         there = read_description(target)
         if (there.build_model_config(), there.vocabulary_fingerprint) != (
@@ -81,18 +77,18 @@ def to_t5x(source: epath.Path, target: Path) -> tuple[int, int]:
             raise CheckpointError(f"{target} holds checkpoints of another model: name a new folder")
         if there.extra.get("trained_by"):
             raise CheckpointError(f"{target} is a run under t5x, which goes on: name a new folder")
-    restored = restore_model(location.folder)
+    restored = restore_model(checkpoint.folder)
     leaves = flatten({name: dict(tree) for name, tree in restored.variables.items()})
     arrays = {entry.name: np.asarray(leaves[entry.leaf], np.float32) for entry in _entries(config)}
-    write_t5x_files(arrays, target, location.step)
+    write_t5x_files(arrays, target, checkpoint.step)
     run = RunDescription(config, manifest.vocabulary_fingerprint, manifest.trainable)
-    own = location.folder.parent.parent
+    own = checkpoint.folder.parent.parent
     is_converted = (target / DESCRIPTION_FILE).is_file() and (target / ASSETS_FOLDER).is_dir()
     if is_converted and Path(own).resolve() != target.resolve():
         shutil.rmtree(target / ASSETS_FOLDER)  # an earlier one's, which may be of other tasks
     write_description(target, run)
     _copy_assets(own, epath.Path(target))
-    return location.step, sum(array.size for array in arrays.values())
+    return checkpoint.step, sum(array.size for array in arrays.values())
 
 
 def from_t5x(source: Path, target: epath.Path) -> tuple[int, int]:

@@ -9,17 +9,13 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from m6rec_jax.checkpoints.location import StepLocation, absolute, locate, read_manifest
+from m6rec_jax.checkpoints.checkpoint import PARAMS, PROMPTS, Checkpoint, open_checkpoint
 from m6rec_jax.checkpoints.manifest import (
     Manifest,
     RunDescription,
-    check_task_sizes,
-    check_vocabulary,
     differences,
     same_task_sizes,
-    warn_of_a_better_step,
 )
-from m6rec_jax.checkpoints.restore import PARAMS, PROMPTS, restore_item, restore_matching
 from m6rec_jax.checkpoints.trees import PyTree, flatten, unflatten
 from m6rec_jax.errors import CheckpointError
 from m6rec_jax.model.config import ModelConfig
@@ -102,13 +98,12 @@ def variables_from_checkpoint(
       CheckpointError: no such checkpoint, another size or vocabulary, damage; or 'all' of the
         prompts, and settings of theirs differ by which they would mean something else.
     """
-    location = locate(path)  # once: the other run may still be saving
-    manifest, where = read_manifest(location), str(location.folder)
+    checkpoint = open_checkpoint(path)  # once: the other run may still be saving
+    manifest, where = checkpoint.manifest, checkpoint.folder
     abstract, config = setup.abstract_state, setup.model.config
-    check_vocabulary(manifest, run.vocabulary_fingerprint, where)
-    params = restore_item(location, manifest, PARAMS, abstract.params, config)
-    if location.folder != absolute(path):
-        warn_of_a_better_step(location.step, manifest)
+    checkpoint.check_vocabulary(run.vocabulary_fingerprint)
+    params = checkpoint.restore(PARAMS, abstract.params, config)
+    checkpoint.warn_of_a_better_step(path)
     logger.info("backbone from %s", where)
     computed = [line for line in differences(manifest, config) if line.split(":")[0] in _ARITHMETIC]
     if computed:
@@ -124,20 +119,17 @@ def variables_from_checkpoint(
                 f"(checkpoint -> model): {'; '.join(changed.values())}. Give the same settings, or "
                 "take over those that 'matching' can"
             )
-        restored = restore_item(location, manifest, PROMPTS, abstract.prompts, config)
-        check_task_sizes(manifest, config, where)
+        restored = checkpoint.restore(PROMPTS, abstract.prompts, config)
         return {"params": params, "prompts": restored}
     variables = initial_variables(setup, params)
     if prompts == "matching":
-        variables["prompts"] = _with_matching(location, manifest, variables["prompts"], setup)
+        variables["prompts"] = _with_matching(checkpoint, variables["prompts"], setup)
     return variables
 
 
-def _with_matching(
-    location: StepLocation, manifest: Manifest, prompts: PyTree, setup: TrainSetup
-) -> PyTree:
+def _with_matching(checkpoint: Checkpoint, prompts: PyTree, setup: TrainSetup) -> PyTree:
     """What a task has in another size than the checkpoint stays as it is in `prompts`."""
-    config, everything = setup.model.config, flatten(prompts)
+    config, everything, manifest = setup.model.config, flatten(prompts), checkpoint.manifest
     changed = _other_meanings(manifest, config)
     if changed:
         logger.warning(
@@ -156,7 +148,7 @@ def _with_matching(
             for name, leaf in present.items()
             if all(whole[name]) and all(saved.get(name, ()))
         }
-    shared = restore_matching(location, manifest, PROMPTS, wanted)
+    shared = checkpoint.restore_matching(PROMPTS, wanted)
     if config.prompts.num_tasks > 1:
         leaves = prompt_leaves(config)
 
@@ -171,7 +163,7 @@ def _with_matching(
             for name, leaf in present.items()
             if name not in shared
         }
-        single = restore_matching(location, manifest, PROMPTS, of_one_task)
+        single = checkpoint.restore_matching(PROMPTS, of_one_task)
         for name, leaf in single.items():
             shape = [-1 if axis == TASKS else 1 for axis in leaves[name].axes]
             spread = functools.partial(jnp.where, jnp.asarray(whole[name]).reshape(shape))

@@ -14,7 +14,7 @@ import optax
 from etils import epath
 from jax.sharding import Mesh
 
-from m6rec_jax.checkpoints.location import CHECKPOINTS_FOLDER
+from m6rec_jax.checkpoints.checkpoint import CHECKPOINTS_FOLDER
 from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.config_file import CONFIG_FILE, write_config

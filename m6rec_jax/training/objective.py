@@ -10,8 +10,7 @@ from typing import Any
 
 import jax
 
-from m6rec_jax.checkpoints.location import locate, read_manifest
-from m6rec_jax.checkpoints.restore import PARAMS, PROMPTS
+from m6rec_jax.checkpoints.checkpoint import PARAMS, PROMPTS, open_checkpoint
 from m6rec_jax.checkpoints.trees import PyTree, flatten, unflatten
 from m6rec_jax.engine.model_folder import digest, restore_model
 from m6rec_jax.model.m6rec import M6Rec
@@ -50,10 +49,10 @@ def make_objective(step: Step, setup: TrainSetup, vocabulary_fingerprint: str | 
     """
     objective = Objective()
     if (distillation := step.distillation) is not None:
-        location = locate(distillation.teacher)  # once: that run may still be saving
-        manifest = read_manifest(location)
+        checkpoint = open_checkpoint(distillation.teacher)  # once: it may still be saving
+        manifest = checkpoint.manifest
         teacher = restore_model(
-            location.folder,
+            checkpoint.folder,
             vocabulary_fingerprint=vocabulary_fingerprint,
             mesh=setup.mesh,
             rules=setup.rules,
@@ -61,7 +60,7 @@ def make_objective(step: Step, setup: TrainSetup, vocabulary_fingerprint: str | 
         check_teacher(distillation, teacher.model.config, setup.model.config)
         tensors = {name: manifest.to_json()["tensors"].get(name) for name in (PARAMS, PROMPTS)}
         fingerprint = digest({"config": manifest.model_config, "tensors": tensors})  # checksums
-        logger.info("teacher: %s, fingerprint %s…", location.folder, fingerprint[:16])
+        logger.info("teacher: %s, fingerprint %s…", checkpoint.folder, fingerprint[:16])
         objective = Objective(
             with_teacher(total_loss, distillation, teacher.model),
             fixed={TEACHER: dict(teacher.variables)},

@@ -8,15 +8,8 @@ import jax
 import numpy as np
 
 from m6rec_jax.checkpoints.bytes_item import read_bytes_item
-from m6rec_jax.checkpoints.location import locate, read_manifest
-from m6rec_jax.checkpoints.manifest import (
-    Manifest,
-    RunDescription,
-    check_task_sizes,
-    check_vocabulary,
-    differences,
-)
-from m6rec_jax.checkpoints.restore import DATA, OPTIMIZER, PARAMS, PROMPTS, restore_item
+from m6rec_jax.checkpoints.checkpoint import DATA, OPTIMIZER, PARAMS, PROMPTS, open_checkpoint
+from m6rec_jax.checkpoints.manifest import Manifest, RunDescription, differences
 from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.config_file import changed_settings
 from m6rec_jax.errors import CheckpointError, ConfigError
@@ -48,8 +41,8 @@ def resumed_state(
     Raises:
       CheckpointError: it does not fit this run.
     """
-    location = locate(store.folder)
-    manifest = read_manifest(location)
+    checkpoint = open_checkpoint(store.folder)
+    manifest = checkpoint.manifest
     if manifest.trainable != run.trainable:
         raise CheckpointError(
             f"{store.folder} was started with train.trainable = {manifest.trainable!r}, now it is "
@@ -62,21 +55,19 @@ def resumed_state(
             "no teacher). Give Distillation.teacher as before (a step's folder, where that run has "
             "gone on since), or start a new MODEL_DIR"
         )
-    check_vocabulary(manifest, run.vocabulary_fingerprint, str(location.folder))
+    checkpoint.check_vocabulary(run.vocabulary_fingerprint)
     abstract, config = setup.abstract_state, setup.model.config
     state = TrainState(
-        step=jax.device_put(np.int32(location.step), replicated(setup.mesh)),
-        params=restore_item(location, manifest, PARAMS, abstract.params, config),
-        prompts=restore_item(location, manifest, PROMPTS, abstract.prompts, config),
-        opt_state=restore_item(location, manifest, OPTIMIZER, abstract.opt_state, config),
+        step=jax.device_put(np.int32(checkpoint.step), replicated(setup.mesh)),
+        params=checkpoint.restore(PARAMS, abstract.params, config),
+        prompts=checkpoint.restore(PROMPTS, abstract.prompts, config),
+        opt_state=checkpoint.restore(OPTIMIZER, abstract.opt_state, config),
     )
-    states = read_bytes_item(location.item_folder(manifest, DATA))
-    # Last, since tensors that do not fit are a clearer error.
-    check_task_sizes(manifest, config, str(store.folder))
+    states = read_bytes_item(checkpoint.item_folder(DATA))
     _warn_of_changes(manifest, run, store)
     resume(source, position_from_item(states, manifest.num_data_shards))
     best.load_state_dict(manifest.extra["best"])
-    logger.info("resumed %s from step %d", store.folder, location.step)
+    logger.info("resumed %s from step %d", store.folder, checkpoint.step)
     return state
 
 

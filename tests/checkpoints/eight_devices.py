@@ -13,10 +13,9 @@ import numpy as np
 import optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from m6rec_jax.checkpoints.checkpoint import open_checkpoint
 from m6rec_jax.checkpoints.fingerprint import checksums, fingerprint
-from m6rec_jax.checkpoints.location import locate, read_manifest
 from m6rec_jax.checkpoints.manifest import RunDescription
-from m6rec_jax.checkpoints.restore import restore_item
 from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.checkpoints.trees import flatten
 
@@ -57,13 +56,10 @@ def main(folder: Path) -> None:
             root = folder / f"{saved_on}-{len(frozen)}"
             with CheckpointStore(root) as store:
                 store.save(1, here, data={}, run=RunDescription(), frozen=frozen)
-            location = locate(root)
-            manifest = read_manifest(location)
+            checkpoint = open_checkpoint(root)
             for restored_on, other in meshes.items():
                 target = placed(trees, other)
-                restored = {
-                    item: restore_item(location, manifest, item, target[item]) for item in target
-                }
+                restored = {item: checkpoint.restore(item, target[item]) for item in target}
                 for name, leaf in flatten(restored).items():
                     wanted = flatten(target)[name]
                     assert leaf.sharding == wanted.sharding, (saved_on, restored_on, name)

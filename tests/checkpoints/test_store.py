@@ -16,10 +16,16 @@ import pytest
 
 from m6rec_jax import doctor
 from m6rec_jax.checkpoints.bytes_item import read_bytes_item
+from m6rec_jax.checkpoints.checkpoint import (
+    DATA,
+    OPTIMIZER,
+    PARAMS,
+    PROMPTS,
+    list_steps,
+    open_checkpoint,
+)
 from m6rec_jax.checkpoints.fingerprint import fingerprint
-from m6rec_jax.checkpoints.location import list_steps, locate, read_manifest
 from m6rec_jax.checkpoints.manifest import RunDescription
-from m6rec_jax.checkpoints.restore import DATA, OPTIMIZER, PARAMS, PROMPTS, restore_item
 from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.errors import CheckpointError, M6RecError, UnreachableError
 from m6rec_jax.io.buckets import check_bucket
@@ -60,17 +66,15 @@ def damaged(run: Path, tmp_path: Path) -> Path:
 
 
 def restore_one(folder: Path, item: str, target: Any, config: ModelConfig | None = None) -> Any:
-    location = locate(folder)
-    return restore_item(location, read_manifest(location), item, target, config)
+    return open_checkpoint(folder).restore(item, target, config)
 
 
 def restore(folder: Path, step: int | None = None) -> tuple[dict[str, Any], dict[str, bytes]]:
     """All that `save` saved: the trees by item, and the states of the data."""
-    location = locate(folder, step)
-    manifest = read_manifest(location)
+    checkpoint = open_checkpoint(folder, step)
     targets = jax.eval_shape(make_trees)
-    trees = {name: restore_item(location, manifest, name, targets[name]) for name in targets}
-    return trees, read_bytes_item(location.item_folder(manifest, DATA))
+    trees = {name: checkpoint.restore(name, targets[name]) for name in targets}
+    return trees, read_bytes_item(checkpoint.item_folder(DATA))
 
 
 def assert_equal(one: Any, two: Any) -> None:
@@ -86,7 +90,7 @@ def test_round_trip(frozen: tuple[str, ...], tmp_path: Path) -> None:
     trees, states = restore(tmp_path)
     assert_equal(trees, make_trees(7))
     assert states == STATES
-    manifest = read_manifest(locate(tmp_path))
+    manifest = open_checkpoint(tmp_path).manifest
     assert manifest.step == 7
     assert manifest.build_model_config() == CONFIG
     assert manifest.tensors["params"]["kernel"].shape == (64, 32)
@@ -98,7 +102,7 @@ def test_a_frozen_item_is_written_once_and_outlives_old_steps(tmp_path: Path) ->
     names = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
     digest = fingerprint(make_trees()["params"])
     assert names == ["4", f"params-{digest[:16]}"]
-    assert read_manifest(locate(tmp_path)).fingerprints == {"params": digest}
+    assert open_checkpoint(tmp_path).manifest.fingerprints == {"params": digest}
     moved = tmp_path / "elsewhere"
     shutil.move(tmp_path / "checkpoints", moved)
     assert_equal(
@@ -135,7 +139,7 @@ def test_saved_values_are_those_of_the_call(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("place", ["", "checkpoints", "checkpoints/20"])
 def test_paths_that_mean_a_checkpoint(place: str, run: Path) -> None:
-    assert locate(run / place).step == 20
+    assert open_checkpoint(run / place).step == 20
     prompts = restore_one(run / place, PROMPTS, jax.eval_shape(make_trees)["prompts"])
     assert_equal(prompts, make_trees(20)["prompts"])
 
@@ -145,22 +149,22 @@ def test_paths_that_mean_a_checkpoint(place: str, run: Path) -> None:
 
 def test_no_such_step(run: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no checkpoint of step 15 in .*; there are: 10, 20"):
-        locate(run, 15)
+        open_checkpoint(run, 15)
     with pytest.raises(CheckpointError, match="is step 20, not step 10"):
-        locate(run / "checkpoints" / "20", 10)
+        open_checkpoint(run / "checkpoints" / "20", 10)
 
 
 def test_no_checkpoint_there(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no such folder"):
-        locate(tmp_path / "nowhere")
+        open_checkpoint(tmp_path / "nowhere")
     with pytest.raises(CheckpointError, match="expected MODEL_DIR"):
-        locate(tmp_path)
+        open_checkpoint(tmp_path)
 
 
 def test_a_bucket_needs_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Orbax would import it only when the steps are listed."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    for use in (CheckpointStore, locate):
+    for use in (CheckpointStore, open_checkpoint):
         with pytest.raises(CheckpointError, match=r"gs://bucket/run.*google-cloud-storage.*\[tpu"):
             use("gs://bucket/run")
     assert "google-cloud-storage" in "".join(doctor._buckets_can_be_used())

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from m6rec_jax import cli
-from m6rec_jax.checkpoints.location import locate, read_manifest
+from m6rec_jax.checkpoints.checkpoint import open_checkpoint
 from m6rec_jax.engine.model_folder import load_model
 from m6rec_jax.io.locks import locked_folder
 from m6rec_jax.training.metric_log import read_metrics
@@ -134,7 +134,7 @@ def test_a_model_folder_is_loaded_by_itself(shop_run: Path, tmp_path: Path) -> N
     loaded = load_model(tmp_path / "moved")
     assert loaded.template() is not None
     assert loaded.settings.tasks["corner_shop_ctr"].positive_classes == (1,)
-    manifest = read_manifest(locate(tmp_path / "moved"))
+    manifest = open_checkpoint(tmp_path / "moved").manifest
     assert manifest.vocabulary_fingerprint == loaded.vocabulary.fingerprint
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from m6rec_jax.checkpoints.location import list_steps
+from m6rec_jax.checkpoints.checkpoint import list_steps
 from m6rec_jax.training.metric_log import read_metrics
 from tests.integration.watched_rows import small_config
 from tests.several_devices import free_port

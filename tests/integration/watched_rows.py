@@ -17,7 +17,7 @@ from typing import Any
 import gin
 import numpy as np
 
-from m6rec_jax.checkpoints.location import list_steps
+from m6rec_jax.checkpoints.checkpoint import list_steps
 from m6rec_jax.model.config import ModelConfig, PromptConfig
 from m6rec_jax.model.m6rec import M6Rec
 from tests.training.toy_run import ToyBatches, toy_config, toy_validation

@@ -12,7 +12,7 @@ import orbax.checkpoint as ocp
 import pytest
 from etils import epath
 
-from m6rec_jax.checkpoints.location import locate, read_manifest
+from m6rec_jax.checkpoints.checkpoint import open_checkpoint
 from m6rec_jax.checkpoints.manifest import RunDescription
 from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.checkpoints.t5x_files import write_t5x_files
@@ -116,7 +116,7 @@ def test_there_and_back_is_bit_exact(shop_vocabulary: Vocabulary, tmp_path: Path
     assert not old.exists()
     convert(f"t5x_bridge:{tmp_path / 'theirs'}", str(tmp_path / "back"))
     assert_same(read_ours(tmp_path / "back"), leaves)
-    manifest = read_manifest(locate(tmp_path / "back"))
+    manifest = open_checkpoint(tmp_path / "back").manifest
     assert (manifest.step, manifest.trainable) == (70, "prompts")
     # Vocabulary, lengths and templates came along.
     assert (tmp_path / "back" / "inference" / "datasets" / "shop.json").is_file()

@@ -10,8 +10,8 @@ import jax
 import numpy as np
 import pytest
 
+from m6rec_jax.checkpoints.checkpoint import open_checkpoint
 from m6rec_jax.checkpoints.huggingface import write_huggingface
-from m6rec_jax.checkpoints.location import locate, read_manifest
 from m6rec_jax.checkpoints.trees import flatten
 from m6rec_jax.convert import convert
 from m6rec_jax.engine.programs.packed_file import quantized_variables
@@ -49,7 +49,7 @@ def test_a_teacher_is_found_again(tmp_path: Path) -> None:
     # The teacher is as it was, and not in the student's checkpoint.
     taught = unbroken.state.fixed["teacher"]["params"]
     jax.tree.map(np.testing.assert_array_equal, taught, teacher.state.params)
-    manifest = read_manifest(locate(tmp_path / "unbroken"))
+    manifest = open_checkpoint(tmp_path / "unbroken").manifest
     assert set(manifest.tensors) <= {"params", "prompts", "optimizer", "data"}
     assert set(flatten(resumed.state.params)) == set(manifest.tensors["params"])
 

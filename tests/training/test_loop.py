@@ -13,7 +13,7 @@ import optax
 import pytest
 from jax.sharding import AbstractMesh
 
-from m6rec_jax.checkpoints.location import list_steps, locate, read_manifest
+from m6rec_jax.checkpoints.checkpoint import list_steps, open_checkpoint
 from m6rec_jax.errors import CheckpointError, ConfigError, DataError, M6RecError
 from m6rec_jax.model.config import PromptConfig
 from m6rec_jax.objectives import Sum, window_means
@@ -103,7 +103,7 @@ def test_a_frozen_backbone_in_bfloat16(pretrained: Any, tmp_path: Path) -> None:
     for name, value in copied(result.state.params).items():
         rounded = value.astype("bfloat16")
         np.testing.assert_array_equal(copied(tuned.state.params)[name], rounded, err_msg=name)
-    tensors = read_manifest(locate(tmp_path)).tensors
+    tensors = open_checkpoint(tmp_path).manifest.tensors
     assert {spec.dtype for spec in tensors["params"].values()} == {"bfloat16"}
     assert {spec.dtype for spec in tensors["prompts"].values()} == {"float32"}
 
@@ -166,7 +166,7 @@ def test_best_checkpoint_is_kept_and_patience_ends_the_run(tmp_path: Path) -> No
     assert result.step == 10
     assert result.best_step == 8
     assert list_steps(tmp_path / "checkpoints") == [8, 10]
-    assert read_manifest(locate(tmp_path)).extra["best"] == {
+    assert open_checkpoint(tmp_path).manifest.extra["best"] == {
         "name": "validation/auc",
         "mode": "max",
         "best": 0.9,

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from m6rec_jax import cli
-from m6rec_jax.checkpoints.location import list_steps, locate, read_manifest
+from m6rec_jax.checkpoints.checkpoint import list_steps, open_checkpoint
 from m6rec_jax.checkpoints.trees import flatten
 from m6rec_jax.errors import CheckpointError
 from m6rec_jax.training import loop
@@ -150,7 +150,7 @@ def test_a_signal_ends_a_validation(
     assert (second.step, second.stopped_by) == (unbroken.step, unbroken.stopped_by)
     assert_bit_equal(second.state, unbroken.state)
     # As if no signal had come: the best step, how long it is ago, and every figure.
-    manifests = [read_manifest(locate(folder)) for folder in (tmp_path / "unbroken", run)]
+    manifests = [open_checkpoint(folder).manifest for folder in (tmp_path / "unbroken", run)]
     assert manifests[0].extra == manifests[1].extra
     validated = [
         [line for line in read_metrics(folder) if "validation/loss" in line]

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from m6rec_jax.checkpoints.location import list_steps
+from m6rec_jax.checkpoints.checkpoint import list_steps
 from m6rec_jax.checkpoints.trees import flatten
 from m6rec_jax.model.config import ModelConfig, PromptConfig
 
