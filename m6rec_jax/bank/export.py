@@ -23,13 +23,9 @@ from m6rec_jax.bank.folder import (
 from m6rec_jax.checkpoints.checkpoint import open_checkpoint
 from m6rec_jax.checkpoints.fingerprint import backbone_fingerprint, fingerprint
 from m6rec_jax.checkpoints.trees import flatten
-from m6rec_jax.engine.model_folder import (
-    calibrated,
-    read_dataset_specs,
-    read_settings,
-    restore_model,
-)
-from m6rec_jax.errors import CheckpointError, ConfigError
+from m6rec_jax.engine.model_folder import load_model
+from m6rec_jax.engine.task_settings import task_settings
+from m6rec_jax.errors import ConfigError
 from m6rec_jax.jobs.job import job_of
 from m6rec_jax.model.config import PromptConfig
 from m6rec_jax.model.layout import take_task
@@ -102,33 +98,22 @@ def export_prompts(
       In the order asked for. The name in a manifest is the seqio task's.
 
     Raises:
-      CheckpointError: no checkpoint, or a damaged one; it does not say which vocabulary it has.
+      CheckpointError: no checkpoint, or a damaged one.
       ConfigError: the run has no such task, or the task nothing of its own.
     """
-    manifest = open_checkpoint(model_dir, step).manifest
-    if manifest.vocabulary_fingerprint is None:
-        raise CheckpointError(f"{model_dir} does not say which vocabulary it has")
-    settings = read_settings(model_dir)
-    names = list(dict.fromkeys(tasks)) or sorted(settings.tasks)
+    manifest, model = open_checkpoint(model_dir, step).manifest, load_model(model_dir, step=step)
+    names = list(dict.fromkeys(tasks)) or sorted(model.tasks)
     if not names:
         raise ConfigError(f"{model_dir} was trained on no task, so it has no prompts to take")
-    for name in names:
-        if name not in settings.tasks:
-            raise ConfigError(
-                f"{model_dir} was not trained on '{name}'; its tasks: "
-                f"{', '.join(sorted(settings.tasks)) or 'none'}"
-            )
-    restored = restore_model(model_dir, step=step)
-    settings = calibrated(settings, model_dir, restored.step)
-    params = restored.variables["params"]
+    params = model.variables["params"]
     backbone = {
         "backbone_fingerprint": backbone_fingerprint(params),
         "backbone_size": sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)),
     }
-    config, stacked = restored.model.config, flatten(restored.variables.get("prompts", {}))
+    config, stacked = model.model.config, flatten(model.variables.get("prompts", {}))
     exported = []
     for name in names:
-        task = settings.tasks[name]
+        task = task_settings(model.tasks, name)
         prompts = _own_prompts(config.prompts.of_task(task.task_id), job_of(task.kind).needs)
         tensors = take_task(stacked, config, task.task_id, prompts)
         if not tensors:
@@ -137,7 +122,7 @@ def export_prompts(
             task=name,
             method=method_of(prompts, manifest.trainable),
             date=manifest.date,
-            vocabulary_fingerprint=manifest.vocabulary_fingerprint,
+            vocabulary_fingerprint=model.vocabulary.fingerprint,
             prompts_fingerprint=fingerprint(tensors),
             model_config=config.replace(prompts=prompts),
             settings=dataclasses.replace(
@@ -145,13 +130,13 @@ def export_prompts(
                 task_id=0,
                 num_options=prompts.num_options,
                 retrieval_dim=prompts.retrieval_dim,
-                source_length=settings.source_length,
-                target_length=settings.target_length,
+                source_length=model.settings.source_length,
+                target_length=model.settings.target_length,
             ),
-            metrics=_metrics(epath.Path(model_dir), name, restored.step, len(settings.tasks)),
-            source={"run": str(model_dir), "task": name, "step": restored.step},
+            metrics=_metrics(epath.Path(model_dir), name, model.step, len(model.tasks)),
+            source={"run": str(model_dir), "task": name, "step": model.step},
             size=sum(tensor.size for tensor in tensors.values()),
-            dataset_spec=read_dataset_specs(model_dir).get(task.prepared),
+            dataset_spec=model.dataset_spec(name),
             **backbone,
         )
         exported.append(TaskPrompts(described, tensors))

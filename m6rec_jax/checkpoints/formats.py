@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +12,6 @@ OURS, HUGGING_FACE, T5X, SCALABLE_T5 = "m6rec", "huggingface", "t5x", "scalable_
 # Runs of this project's own model under t5x, not of T5's: prompts and all.
 T5X_BRIDGE = "t5x_bridge"
 FORMATS = (OURS, HUGGING_FACE, T5X, SCALABLE_T5, T5X_BRIDGE)
-
-_PREFIX = re.compile(r"([A-Za-z0-9_]+):(?!//)(.*)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +28,9 @@ class Location:
         Raises:
           ConfigError: an unknown format, or a bucket address where only a local folder will do.
         """
-        match = _PREFIX.fullmatch(text)
-        name, folder = (OURS, text) if match is None else (match[1], match[2])
+        name, colon, folder = text.partition(":")
+        if not colon or "/" in name or folder.startswith("//"):
+            name, folder = OURS, text
         if name not in FORMATS:
             raise ConfigError(
                 f"{text}: unknown format '{name}'; write FORMAT:FOLDER with one of "

@@ -95,25 +95,22 @@ def to_model_config(values: Mapping[str, Any], where: str, *, tied: bool) -> Mod
         raise CheckpointError(
             f"{where}: model_type {model_type!r} is not one of {', '.join(MODEL_TYPES)}"
         )
-    if missing := [name for name in _SIZES.values() if name not in values]:
-        raise CheckpointError(f"{where} does not say {', '.join(missing)}")
     projection = values.get("feed_forward_proj", "relu" if model_type == "t5" else "gated-gelu")
     if projection not in _ACTIVATIONS:
         raise CheckpointError(
             f"{where}: feed_forward_proj {projection!r} is not one of {', '.join(_ACTIVATIONS)}"
         )
-    num_decoder_layers = values.get("num_decoder_layers")
     try:
         return plain_config(
             **{ours: values[theirs] for ours, theirs in _SIZES.items()},
             **{name: values.get(name, default) for name, default in _OPTIONAL.items()},
-            num_decoder_layers=(
-                values["num_layers"] if num_decoder_layers is None else num_decoder_layers
-            ),
+            num_decoder_layers=values.get("num_decoder_layers") or values["num_layers"],
             mlp_activations=_ACTIVATIONS[projection],
             per_layer_relative_bias=MODEL_TYPES[model_type][1],
             logits_via_embedding=tied,
         )
+    except KeyError as error:
+        raise CheckpointError(f"{where} does not say {error}") from error
     except (ConfigError, TypeError) as error:
         raise CheckpointError(f"{where}: {error}") from error
 

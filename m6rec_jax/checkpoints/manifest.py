@@ -68,7 +68,6 @@ class Manifest:
       vocabulary_fingerprint, trainable, num_data_shards, extra: see `RunDescription`.
       tensors: item → name → spec.
       locations: item → folder relative to the step's folder.
-      fingerprints: item → SHA-256, for frozen items.
     """
 
     step: int
@@ -80,7 +79,6 @@ class Manifest:
     num_data_shards: int | None
     tensors: Mapping[str, Mapping[str, TensorSpec]]
     locations: Mapping[str, str]
-    fingerprints: Mapping[str, str] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -127,7 +125,6 @@ def make_manifest(
     run: RunDescription,
     tensors: Mapping[str, Mapping[str, TensorSpec]],
     locations: Mapping[str, str],
-    fingerprints: Mapping[str, str],
 ) -> Manifest:
     """A manifest with the date and the versions of now."""
     return Manifest(
@@ -136,7 +133,6 @@ def make_manifest(
         versions=library_versions(),
         tensors=tensors,
         locations=locations,
-        fingerprints=fingerprints,
         **dataclasses.asdict(run),
     )
 

@@ -69,7 +69,7 @@ class CheckpointStore:
         asynchronous: bool = True,
     ) -> None:
         self.folder = absolute(folder)
-        # item -> (fingerprint, specs), of frozen items: they never change while this object lives.
+        # item -> (folder, specs), of frozen items: they never change while this object lives.
         self._frozen: dict[str, tuple[str, dict[str, TensorSpec]]] = {}
         self._best = _Best()
         policies = [checkpoint_managers.LatestN(keep), self._best]
@@ -114,20 +114,20 @@ class CheckpointStore:
           UnreachableError: it failed since the place does not answer.
         """
         tensors: dict[str, Mapping[str, TensorSpec]] = {}
-        locations, fingerprints, items = {}, {}, {}
+        locations, items = {}, {}
         try:
             for item, tree in trees.items():
                 flat = flatten(tree)
                 if item in frozen and flat:
-                    fingerprints[item], tensors[item] = self._save_frozen(item, flat)
-                    locations[item] = f"../{_frozen_folder(item, fingerprints[item])}"
+                    folder, tensors[item] = self._save_frozen(item, flat)
+                    locations[item] = f"../{folder}"
                     continue
                 tensors[item] = tensor_specs(flat, checksums(flat))
                 if flat:  # Orbax refuses empty trees
                     locations[item] = item
                     items[item] = ocp.args.StandardSave(nested(flat))
             locations[DATA] = DATA
-            manifest = make_manifest(step, run, tensors, locations, fingerprints)
+            manifest = make_manifest(step, run, tensors, locations)
             items[DATA] = BytesSave(dict(data))
             items[MANIFEST_ITEM] = ocp.args.JsonSave(manifest.to_json())
             self._best.step = best
@@ -180,14 +180,10 @@ class CheckpointStore:
         self, item: str, flat: Mapping[str, Any]
     ) -> tuple[str, Mapping[str, TensorSpec]]:
         if item not in self._frozen:
-            digest = fingerprint(flat)
-            self._frozen[item] = digest, tensor_specs(flat, checksums(flat))
-            path = self.folder / _frozen_folder(item, digest)
+            name = f"{item}-{fingerprint(flat)[:16]}"
+            self._frozen[item] = name, tensor_specs(flat, checksums(flat))
+            path = self.folder / name
             if not (path.exists() and ocp.utils.is_checkpoint_finalized(path)):
                 with ocp.StandardCheckpointer() as checkpointer:
                     checkpointer.save(path, nested(flat))
         return self._frozen[item]
-
-
-def _frozen_folder(item: str, digest: str) -> str:
-    return f"{item}-{digest[:16]}"

@@ -132,7 +132,7 @@ def write_description(folder: str | Path | epath.Path, run: RunDescription) -> N
     """Writes the description of the checkpoints in a folder (MODEL_DIR of t5x)."""
     path = epath.Path(folder) / DESCRIPTION_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
-    manifest = make_manifest(0, run, {}, {}, {})
+    manifest = make_manifest(0, run, {}, {})
     path.write_text(json.dumps(manifest.to_json(), indent=2) + "\n")
 
 

@@ -236,7 +236,7 @@ def test_missing_parts(folder: Path) -> None:
     [
         ({"model_type": "bart"}, "model_type 'bart' is not one of t5, mt5, umt5"),
         ({"model_type": ...}, "model_type None is not one of"),
-        ({"d_model": ..., "d_kv": ...}, "does not say d_model, d_kv"),
+        ({"d_model": ..., "d_kv": ...}, "does not say 'd_model'"),
         ({"feed_forward_proj": "gelu"}, "feed_forward_proj 'gelu' is not one of gated-gelu"),
         ({"num_layers": 0}, "num_encoder_layers = 0 must be"),
         ({"num_heads": "12"}, "num_heads = '12' must be an integer"),

@@ -102,7 +102,6 @@ def test_a_frozen_item_is_written_once_and_outlives_old_steps(tmp_path: Path) ->
     names = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
     digest = fingerprint(make_trees()["params"])
     assert names == ["4", f"params-{digest[:16]}"]
-    assert open_checkpoint(tmp_path).manifest.fingerprints == {"params": digest}
     moved = tmp_path / "elsewhere"
     shutil.move(tmp_path / "checkpoints", moved)
     assert_equal(

@@ -135,11 +135,6 @@ class Exported:
         program = self.programs[name]
         if name not in self._compiled:
             exported = jax.export.deserialize(bytearray((self.folder / program.file).read_bytes()))
-            if jax.default_backend() not in (_PLATFORMS.get(p, p) for p in exported.platforms):
-                raise ExportError(
-                    f"{self.folder} was exported for {', '.join(exported.platforms)}, not for "
-                    f"{jax.default_backend()}"
-                )
             self._compiled[name] = jax.jit(exported.call)
         # The model's, and the program's own constants.
         weights = {
@@ -193,10 +188,6 @@ class Exported:
 def _any(values: np.ndarray) -> np.ndarray:
     """Which rows hold anything but zeros, bool `[rows]`."""
     return np.any(values.reshape(len(values), -1), axis=1)
-
-
-# What `jax.export` calls a platform, and what jax calls its backend.
-_PLATFORMS = {"cuda": "gpu", "rocm": "gpu"}
 
 
 def _sha256(path: Path) -> str:

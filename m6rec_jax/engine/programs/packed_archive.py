@@ -1,4 +1,14 @@
-"""The archive of a packed model (`packed_file`), read by numpy and the standard library alone."""
+"""The archive of a packed model: numpy and the standard library write and read it.
+
+    model.m6rec                    a zip archive, each entry by LZMA
+      manifest.json                model's configuration, names and shapes of leaves, SHA-256
+      zeros, values                a bit for each weight, and the bytes of those that are not zero
+      floats                       all else as float16: scales, norms, position biases, prompts
+      inference/...                as in a run's folder
+      data/...                     with `--catalogue`, prepared data to answer requests with
+
+The manifest says which data the model was trained on, on what terms, and what it cannot do.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +23,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from m6rec_jax.errors import CheckpointError
+from m6rec_jax.io.atomic import atomic_file
 from m6rec_jax.io.hashing import sha256
 
-FORMAT = 1
-MANIFEST, ZEROS, VALUES, FLOATS = "manifest.json", "zeros", "values", "floats"
+_FORMAT = 1
+_MANIFEST, _ZEROS, _VALUES, _FLOATS = "manifest.json", "zeros", "values", "floats"
 _CARRIED = re.compile(r"(inference|data)(/[\w.\-]+)+")
 
 
@@ -24,7 +35,7 @@ class Archive(NamedTuple):
     """What an archive holds.
 
     Attributes:
-      manifest: see `packed_file`.
+      manifest: see the module; `versions`, `model`, `step`, `about`.
       leaves: by name, such as 'params/encoder/final_norm/scale': int8 weights, float16 for the
         rest, scales of the weights among it.
       files: by path.
@@ -33,6 +44,37 @@ class Archive(NamedTuple):
     manifest: dict[str, Any]
     leaves: dict[str, np.ndarray]
     files: dict[str, bytes]
+
+
+def write_archive(path: Path, archive: Archive) -> None:
+    """Writes a file; raises CheckpointError where it cannot be written."""
+    leaves = archive.leaves
+    every = np.concatenate([leaf.ravel() for leaf in leaves.values() if leaf.dtype == np.int8])
+    floats = [leaf.ravel().astype("<f2") for leaf in leaves.values() if leaf.dtype != np.int8]
+    entries = {
+        _ZEROS: np.packbits(every == 0).tobytes(),
+        _VALUES: every[every != 0].tobytes(),
+        _FLOATS: np.concatenate(floats).tobytes(),
+        **archive.files,
+    }
+    manifest = archive.manifest | {
+        "format": _FORMAT,
+        "leaves": {
+            name: {"shape": leaf.shape, "int8": leaf.dtype == np.int8}
+            for name, leaf in leaves.items()
+        },
+        "sha256": {name: sha256(data) for name, data in entries.items()},
+    }
+    try:
+        with (
+            atomic_file(path) as unfinished,
+            zipfile.ZipFile(unfinished, "w", zipfile.ZIP_LZMA) as file,
+        ):
+            file.writestr(_MANIFEST, json.dumps(manifest))
+            for name, data in entries.items():
+                file.writestr(name, data)
+    except OSError as error:
+        raise CheckpointError(f"{path} could not be written: {error}") from error
 
 
 def read_archive(path: str | Path) -> Archive:
@@ -44,12 +86,12 @@ def read_archive(path: str | Path) -> Archive:
     try:
         with zipfile.ZipFile(path) as archive:
             files = {name: archive.read(name) for name in archive.namelist()}
-        manifest = json.loads(files.pop(MANIFEST))
-        if manifest["format"] > FORMAT:
+        manifest = json.loads(files.pop(_MANIFEST))
+        if manifest["format"] > _FORMAT:
             raise CheckpointError(f"{path} was packed by a newer m6rec_jax; update this one")
         if {name: sha256(data) for name, data in files.items()} != manifest["sha256"]:
             raise CheckpointError(f"{path} is damaged: its parts are not those that were packed")
-        parts = [files.pop(name) for name in (ZEROS, VALUES, FLOATS)]
+        parts = [files.pop(name) for name in (_ZEROS, _VALUES, _FLOATS)]
         for name in files:
             # They are written to a folder, and must stay in it.
             if not _CARRIED.fullmatch(name) or ".." in name:

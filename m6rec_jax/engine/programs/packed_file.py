@@ -1,21 +1,11 @@
-"""A model in one file: sparse weights of 8 bits, vocabulary and settings (`m6rec compress pack`).
+"""A model in one file (`packed_archive`): sparse weights of 8 bits, vocabulary and settings.
 
-    model.m6rec                    a zip archive, each entry by LZMA
-      manifest.json                model's configuration, names and shapes of leaves, SHA-256
-      zeros, values                a bit for each weight, and the bytes of those that are not zero
-      floats                       all else as float16: scales, norms, position biases, prompts
-      inference/...                as in a run's folder
-      data/...                     with `--catalogue`, prepared data to answer requests with
-
-The manifest says which data the model was trained on, on what terms, and what it cannot do.
 Weights come back as bytes with scales beside them (`model.quantization`).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,17 +14,7 @@ import numpy as np
 
 from m6rec_jax.checkpoints.manifest import library_versions, read_model_config
 from m6rec_jax.checkpoints.trees import flatten, nested
-from m6rec_jax.engine.programs.packed_archive import (
-    FLOATS,
-    FORMAT,
-    MANIFEST,
-    VALUES,
-    ZEROS,
-    read_archive,
-)
-from m6rec_jax.errors import CheckpointError
-from m6rec_jax.io.atomic import atomic_file
-from m6rec_jax.io.hashing import sha256
+from m6rec_jax.engine.programs.packed_archive import Archive, read_archive, write_archive
 from m6rec_jax.model import ModelConfig
 from m6rec_jax.model.quantization import BITS, SCALE, dequantized, quantized, scaled_axes
 
@@ -90,38 +70,14 @@ def write_packed(path: Path, packed: Packed) -> None:
 
     Raises CheckpointError where it cannot be written.
     """
-    leaves = {name: np.asarray(leaf) for name, leaf in flatten(packed.variables).items()}
-    weights = [leaf.ravel() for leaf in leaves.values() if leaf.dtype == np.int8]
-    every = np.concatenate(weights)
-    floats = [leaf.ravel().astype("<f2") for leaf in leaves.values() if leaf.dtype != np.int8]
-    entries = {
-        ZEROS: np.packbits(every == 0).tobytes(),
-        VALUES: every[every != 0].tobytes(),
-        FLOATS: np.concatenate(floats).tobytes(),
-        **packed.files,
-    }
     manifest = {
-        "format": FORMAT,
         "versions": library_versions(),
         "model": dataclasses.asdict(packed.config),
         "step": packed.step,
         "about": dict(packed.about),
-        "leaves": {
-            name: {"shape": leaf.shape, "int8": leaf.dtype == np.int8}
-            for name, leaf in leaves.items()
-        },
-        "sha256": {name: sha256(data) for name, data in entries.items()},
     }
-    try:
-        with (
-            atomic_file(path) as unfinished,
-            zipfile.ZipFile(unfinished, "w", zipfile.ZIP_LZMA) as archive,
-        ):
-            archive.writestr(MANIFEST, json.dumps(manifest))
-            for name, data in entries.items():
-                archive.writestr(name, data)
-    except OSError as error:
-        raise CheckpointError(f"{path} could not be written: {error}") from error
+    leaves = {name: np.asarray(leaf) for name, leaf in flatten(packed.variables).items()}
+    write_archive(path, Archive(manifest, leaves, dict(packed.files)))
 
 
 def read_packed(path: str | Path) -> Packed:
