@@ -35,8 +35,7 @@ from m6rec_jax.checkpoints.checkpoint import PARAMS, PROMPTS, open_checkpoint
 from m6rec_jax.checkpoints.fingerprint import checksums
 from m6rec_jax.checkpoints.trees import flatten
 from m6rec_jax.engine import computed_folder
-from m6rec_jax.engine.candidates.likelihood import LikelihoodScorer
-from m6rec_jax.engine.candidates.scoring import Scorer
+from m6rec_jax.engine.candidates.scoring import LikelihoodScorer, Scorer
 from m6rec_jax.engine.decoding.generation import Generator
 from m6rec_jax.engine.engine import Backbone, EngineOptions
 from m6rec_jax.engine.index.ranking_weights import RankingWeights

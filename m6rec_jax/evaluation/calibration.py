@@ -34,7 +34,13 @@ from m6rec_jax.engine.task_settings import NEVER, ExitSettings
 from m6rec_jax.errors import CheckpointError, ConfigError
 from m6rec_jax.evaluation.checkpoint_evaluation import restored_evaluator
 from m6rec_jax.evaluation.evaluator import Evaluator, run_program
-from m6rec_jax.evaluation.reranking import Reranking, ranking_name
+from m6rec_jax.evaluation.reranking import (
+    Reranking,
+    Retrieval,
+    learnt_weights,
+    ranking_name,
+    reranked,
+)
 from m6rec_jax.io.atomic import write_atomically
 from m6rec_jax.io.json_text import json_text
 from m6rec_jax.jobs.job import jobs, labelled
@@ -207,21 +213,30 @@ def learn_weights(
     """
     before = evaluator.sample, evaluator.reranking
     evaluator.sample = evaluator.sample or _RANKING_ROWS
-    evaluator.reranking = reranking = (evaluator.reranking or Reranking()).learning()
+    evaluator.reranking = reranking = evaluator.reranking or Reranking()
+    evaluator.retrievals = retrievals = list[Retrieval]()
     evaluator.predict(task, restored.model, restored.variables)
+    reranker = evaluator.evaluation(task).reranker(reranking)
     evaluator.sample, evaluator.reranking = before
+    evaluator.retrievals = None
     weights = {}
-    for (name, towers), of_name in (reranking.learnt or {}).items():
+    for retrieval in retrievals:
         # Without rows that want nothing here.
-        wants = (of_name.ranks_before > 0).any(axis=1)
-        weights[ranking_name(task.name, name, towers)] = Learnt(
-            of_name.weights,
-            f"ndcg@{_K}",
-            ranking.ndcg(of_name.ranks[wants], _K),
-            ranking.ndcg(of_name.ranks_before[wants], _K),
-            int(wants.sum()),
-            {"num_found": of_name.num_rows},
-        )
+        ranks_before = retrieval.predictions.ranks
+        wants = (ranks_before > 0).any(axis=1)
+        # What the model adds is the difference to weights without the towers.
+        for towers in (False, True) if reranking.towers else (False,):
+            found = retrieval if towers else retrieval.without_towers()
+            learnt, num_found = learnt_weights(reranker, found)
+            ranks = reranked(reranker, found, learnt).ranks
+            weights[ranking_name(task.name, retrieval.name, towers)] = Learnt(
+                learnt,
+                f"ndcg@{_K}",
+                ranking.ndcg(ranks[wants], _K),
+                ranking.ndcg(ranks_before[wants], _K),
+                int(wants.sum()),
+                {"num_found": num_found},
+            )
     return weights
 
 

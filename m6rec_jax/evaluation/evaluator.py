@@ -24,14 +24,21 @@ from m6rec_jax.engine.decoding.generation import Generator
 from m6rec_jax.engine.engine import EngineOptions
 from m6rec_jax.engine.index.catalogue_index import CatalogueIndex
 from m6rec_jax.engine.index.ranking_weights import RankingWeights
+from m6rec_jax.engine.index.reranking import Reranker
 from m6rec_jax.engine.index.retrieval import Retriever
 from m6rec_jax.engine.programs.runtime import Runtime, read_back
 from m6rec_jax.engine.task_settings import TaskSettings, check_part
 from m6rec_jax.errors import ConfigError
-from m6rec_jax.evaluation.reranking import Reranking, Retrieval, ranking_name
+from m6rec_jax.evaluation.reranking import (
+    Reranking,
+    Retrieval,
+    ranking_name,
+    reranked,
+    reranker_of,
+)
 from m6rec_jax.io.progress import progress_bar
-from m6rec_jax.jobs.job import Array, Evaluation, Features, Job, TaskData, Variables
-from m6rec_jax.jobs.retrieval import DEFAULT_KS, ReadRows, RetrievalPredictions
+from m6rec_jax.jobs.job import Array, Features, Job, TaskData, Variables
+from m6rec_jax.jobs.retrieval import DEFAULT_KS, RetrievalPredictions
 from m6rec_jax.metrics.generation import require_text_metrics
 from m6rec_jax.model import M6Rec, PromptConfig
 from m6rec_jax.pipeline.batches import EvaluationBatches
@@ -111,6 +118,8 @@ class Evaluator:
             )
         self.reranking, self.progress = reranking, progress
         self.ranking: Mapping[str, RankingWeights] = {}
+        # Where weights are learnt, what retrievers find is collected, and not reranked.
+        self.retrievals: list[Retrieval] | None = None
         self._learnt_reranking = Reranking()
         mesh = make_mesh() if mesh is None else mesh
         self.runtime = Runtime(mesh, data_parallel() if rules is None else tuple(rules))
@@ -190,7 +199,7 @@ class Evaluator:
         """See `Job.baselines`."""
         return task.job.baselines(self.evaluation(task), predictions)
 
-    def evaluation(self, task: TaskInfo) -> Evaluation:
+    def evaluation(self, task: TaskInfo) -> _TaskEvaluation:
         """What metrics of a task are computed with; it has no model."""
         return _TaskEvaluation(self, task)
 
@@ -309,29 +318,39 @@ class _TaskEvaluation:
     def reranked(
         self,
         predictions: RetrievalPredictions,
-        read: Callable[[], ReadRows],
+        past: Callable[[], Sequence[np.ndarray]],
+        excluded: Sequence[np.ndarray],
         similarities: Callable[[slice, np.ndarray], np.ndarray],
         name: str = "",
     ) -> RetrievalPredictions:
-        if self._reranking is None:
+        evaluator, reranking = self._evaluator, self._reranking
+        if reranking is None:
             return predictions
-        towers = Retrieval(self.data, predictions, read(), similarities, name)
-        weights = self._evaluator.ranking.get(
-            ranking_name(self._task.name, name, self._reranking.towers)
-        )
-        rest_ranks = None
-        rest = self._evaluator.ranking.get(ranking_name(self._task.name, name, towers=False))
-        if rest is not None and self._reranking.towers and self._reranking.learnt is None:
-            rest_ranks = self._reranking.without_towers()(towers, rest).ranks
-        found = self._reranking(towers, weights)
-        length = max(self.ks)
+        found = Retrieval(predictions, past(), excluded, similarities, name)
+        if evaluator.retrievals is not None:
+            evaluator.retrievals.append(found)
+            return predictions
+        reranker, length = self.reranker(reranking), max(self.ks)
+
+        def ordered(towers: bool) -> RetrievalPredictions:
+            weights = evaluator.ranking.get(ranking_name(self._task.name, name, towers))
+            return reranked(reranker, found if towers else found.without_towers(), weights)
+
+        rest = ranking_name(self._task.name, name, towers=False)
+        has_rest = reranking.towers and rest in evaluator.ranking
+        best = ordered(reranking.towers)
         return dataclasses.replace(
-            found,
-            top_items=found.top_items[:, :length],
-            scores=found.scores[:, :length],
+            best,
+            top_items=best.top_items[:, :length],
+            scores=best.scores[:, :length],
             towers_ranks=predictions.ranks,
-            rest_ranks=rest_ranks,
+            rest_ranks=ordered(towers=False).ranks if has_rest else None,
         )
+
+    def reranker(self, reranking: Reranking) -> Reranker:
+        """Of the task's data; made once."""
+        depth = reranking.depth
+        return self.once(("reranker", depth), lambda: reranker_of(self.data.prepared(), depth))
 
     def _options(self, **options: Any) -> EngineOptions:
         lengths = self._evaluator.lengths

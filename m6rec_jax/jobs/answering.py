@@ -183,6 +183,55 @@ class Handler(abc.ABC):
         """Compiles every program that requests may run."""
 
 
+class CatalogueHandler(Handler):
+    """Recommends items of the catalogue.
+
+    Args:
+      resources, task, fields: see `Handler`.
+      k: how many, for requests that do not say.
+      max_k: the most a request may ask for.
+      exclude_seen: leave out the items of a request's behaviours, beside those of its `exclude`;
+        None: where the data set's repeats do not count.
+
+    Attributes:
+      default_k, max_k: see above.
+      hides_seen: whether the items of behaviours are left out.
+
+    Raises:
+      ConfigError: k is not between 1 and max_k.
+    """
+
+    def __init__(
+        self,
+        resources: Resources,
+        task: str,
+        k: int,
+        max_k: int,
+        exclude_seen: bool | None = None,
+        fields: RequestFields | None = None,
+    ) -> None:
+        name = type(self).__name__
+        if not 1 <= k <= max_k:
+            raise ConfigError(f"{name}.k = {k} must be between 1 and max_k = {max_k}")
+        super().__init__(resources, task, fields)
+        self.default_k, self.max_k = k, max_k
+        self.hides_seen = not self.data.spec.repeats_count if exclude_seen is None else exclude_seen
+
+    def render(self, request: Request) -> RequestText:
+        if request.k is not None and request.k > self.max_k:
+            setting = f"{type(self).__name__}.max_k = {self.max_k}"
+            raise RejectedRow("k_too_large", f"'k' is {request.k}, more than {setting}")
+        return super().render(request)
+
+    def excluded(self, request: Request) -> list[str]:
+        """Ids of items that must not be recommended."""
+        seen = [*(item.id for _, item in request.history), *request.unknown]
+        return [*(seen if self.hides_seen else ()), *request.exclude]
+
+    def describe(self) -> Mapping[str, Any]:
+        return {"k": self.default_k, "max_k": self.max_k, "exclude_seen": self.hides_seen}
+
+
 def title_of(item: Item) -> str:
     """What a person calls an item."""
     return item.title or str(item.attributes.get("title") or item.id)
@@ -205,24 +254,6 @@ def grouped(
     for of_key, members in places.items():
         answers.update(zip(members, answer(of_key, [requests[i] for i in members]), strict=True))
     return [answers[place] for place in range(len(requests))]
-
-
-def excluded_ids(request: Request, exclude_seen: bool) -> list[str]:
-    """Ids of items that must not be recommended."""
-    seen = [*(item.id for _, item in request.history), *request.unknown] if exclude_seen else []
-    return [*seen, *request.exclude]
-
-
-def check_k(request: Request, max_k: int, setting: str) -> None:
-    """Raises RejectedRow where a request asks for too many items."""
-    if request.k is not None and request.k > max_k:
-        raise RejectedRow("k_too_large", f"'k' is {request.k}, more than {setting} = {max_k}")
-
-
-def check_default_k(k: int, max_k: int, name: str) -> None:
-    """Raises ConfigError where the settings of a job contradict each other."""
-    if not 1 <= k <= max_k:
-        raise ConfigError(f"{name}.k = {k} must be between 1 and max_k = {max_k}")
 
 
 def check_finite(accepted: Sequence[Accepted], values: Iterable[npt.ArrayLike]) -> None:

@@ -15,23 +15,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from m6rec_jax.engine.index.catalogue_index import NO_ITEM
-from m6rec_jax.engine.index.retrieval import user_embeddings
 from m6rec_jax.jobs.generation import row_columns, source_column
-from m6rec_jax.jobs.job import (
-    Array,
-    Columns,
-    Evaluation,
-    Features,
-    Job,
-    Row,
-    TaskData,
-    Variables,
-    register,
-)
+from m6rec_jax.jobs.job import Columns, Evaluation, Job, Row, TaskData, register
 from m6rec_jax.jobs.language import LanguagePredictions, language_metrics
-from m6rec_jax.jobs.retrieval import ReadRows, RetrievalPredictions, pad_targets
+from m6rec_jax.jobs.retrieval import RetrievalPredictions, TowersJob, pad_targets, ranked
 from m6rec_jax.metrics import ranking
-from m6rec_jax.model import M6Rec
 
 # Of weights that were learnt where items come again that were named before.
 ALL_ITEMS = "all"
@@ -93,17 +81,11 @@ class RecommendationJob(Job):
 
 
 @register
-class ItemRecommendationJob(RecommendationJob):
+class ItemRecommendationJob(RecommendationJob, TowersJob):
     """Ranks the catalogue for each dialogue by the two towers."""
 
     kind = "item_recommendation"
-    needs = "retrieval projections"
     ranks_catalogue = True
-    identity = ("decoder_item_ids", "user_ids")
-
-    def outputs(self, model: M6Rec, variables: Variables, features: Features) -> dict[str, Array]:
-        """`user`, the embedding of each row's dialogue, `[rows, retrieval]`."""
-        return {"user": user_embeddings(model, variables, features)}
 
     def predict(self, evaluation: Evaluation) -> RecommendationPredictions:
         rows, outputs = evaluation.rows(), evaluation.outputs()
@@ -116,30 +98,14 @@ class ItemRecommendationJob(RecommendationJob):
         nobody = [np.zeros(0, np.int64)] * len(ordered)
         is_new = [wanted not in seen for wanted, seen in zip(targets[:, 0], named, strict=True)]
         others = np.where(np.array(is_new)[:, None], targets, NO_ITEM)
-        index, users = evaluation.index(), outputs["user"]
+        index, places = evaluation.index(), np.arange(len(ordered))
 
-        def ranked(
-            name: str, listed: Sequence[np.ndarray], targets: np.ndarray
-        ) -> RetrievalPredictions:
-            """Lists and ranks without some items; a target among them, NO_ITEM, has none."""
-            top = index.top_k(users, min(evaluation.depth, index.num_items), listed)
-            by_towers = RetrievalPredictions(
-                users=np.arange(len(ordered)),
-                targets=targets,
-                ranks=index.ranks(users, targets, listed),
-                top_items=top.ids.astype(np.int64),
-                scores=top.scores,
-                num_ranked=index.num_items - np.array(list(map(len, listed))),
-            )
-            return evaluation.reranked(
-                by_towers,
-                lambda: ReadRows(named, listed),
-                lambda rows, ids: index.similarities(users[rows], ids),
-                name,
-            )
+        def listed(name: str, targets: np.ndarray, out: list[np.ndarray]) -> RetrievalPredictions:
+            vectors = outputs["user"]
+            return ranked(evaluation, index, places, vectors, targets, out, lambda: named, name)
 
         # In use nothing is recommended that was named: that is what the task is, without a name.
-        new, all_ = ranked("", named, others), ranked(ALL_ITEMS, nobody, targets)
+        new, all_ = listed("", others, named), listed(ALL_ITEMS, targets, nobody)
         towers_ranks = None
         if all_.towers_ranks is not None and new.towers_ranks is not None:
             towers_ranks = all_.towers_ranks[:, 0], new.towers_ranks[:, 0]

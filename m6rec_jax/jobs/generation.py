@@ -3,48 +3,48 @@
 Metrics: those that each field reports of its texts (`metrics.text_metrics`), the likelihood of the
 references, and `ended_share`. How texts are decoded is set in gin
 (`Decoding`); the likeliest tokens unless said otherwise.
+
+Text to text are tasks that a user registers with seqio, whose targets are written given inputs.
+Their metrics are the task's own (its `metric_fns` and `metric_objs`, of texts after its
+`postprocess_fn`), beside the same likelihood and `ended_share`. One of the task's own replaces
+another of its name. Requests for such tasks are those of generation: `{"input": "..."}`.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
 from m6rec_jax.data.dataset.schema import LabelSpec
 from m6rec_jax.data.store.prepared import Prepared
-from m6rec_jax.engine.candidates.likelihood import token_sums
 from m6rec_jax.engine.decoding.generation import GeneratedText, TextRequest
 from m6rec_jax.engine.decoding.graphs import TextChoices
 from m6rec_jax.engine.decoding.stream import GenerationStream
 from m6rec_jax.engine.decoding.text_decoding import Decoding
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.jobs.answering import Accepted, Answer, Handler, check_finite
-from m6rec_jax.jobs.job import (
-    Array,
-    Columns,
-    Evaluation,
-    Features,
-    Job,
-    Row,
-    TaskData,
-    Variables,
-    register,
-)
-from m6rec_jax.jobs.language import LanguagePredictions, language_metrics
+from m6rec_jax.jobs.job import Columns, Evaluation, Row, TaskData, register
+from m6rec_jax.jobs.language import LanguagePredictions, TargetsJob, language_metrics
 from m6rec_jax.jobs.resources import Resources
-from m6rec_jax.jobs.true_texts import TrueTexts, choices_of_rows, tells_shared
 from m6rec_jax.metrics import text_metrics
 from m6rec_jax.metrics.text_metrics import GeneratedTexts, ItemFacts
-from m6rec_jax.model import M6Rec
 from m6rec_jax.requests.rendering import RequestText
 from m6rec_jax.requests.request import RejectedRow, Request, RequestFields
 from m6rec_jax.text.format_strings import NOTHING
 from m6rec_jax.text.records import Item
-from m6rec_jax.text.writing_templates import WritingTemplate, attribute_values
+from m6rec_jax.text.rows import without_end
+from m6rec_jax.text.vocabulary import PAD_ID, Vocabulary
+from m6rec_jax.text.writing_templates import (
+    WRITING,
+    WritingTemplate,
+    attribute_values,
+    common_values,
+)
 
 # By the view that the texts come from.
 _METRICS = {
@@ -75,15 +75,11 @@ class GenerationPredictions:
 
 
 @register
-class GenerationJob(Job):
+class GenerationJob(TargetsJob):
     """A text for every row, and how likely its reference is."""
 
     kind = "generation"
     needs_text_metrics = True
-
-    def outputs(self, model: M6Rec, variables: Variables, features: Features) -> dict[str, Array]:
-        """`token_sums` of the references, `[rows]`."""
-        return token_sums(model, variables, features)
 
     def predict(self, evaluation: Evaluation) -> GenerationPredictions:
         language = LanguagePredictions.of(evaluation.outputs())
@@ -111,11 +107,8 @@ class GenerationJob(Job):
 
         `ended_share` is how many texts ended by themselves.
         """
-        rows, texts = predictions.rows, predictions.texts
-        metrics = metrics_of_texts(evaluation.data, rows, [text.text for text in texts])
-        metrics |= language_metrics(predictions.language)
-        metrics["ended_share"] = float(np.mean([text.ended for text in texts]))
-        return metrics | {"num_examples": float(len(rows))}
+        texts = [text.text for text in predictions.texts]
+        return metrics_of_texts(evaluation.data, predictions.rows, texts) | _shared(predictions)
 
     def columns(self, data: TaskData, predictions: GenerationPredictions) -> Columns:
         """Prefix, reference, text and source, to be read."""
@@ -130,6 +123,62 @@ class GenerationJob(Job):
 
     def handler(self, resources: Resources, task: str) -> Handler:
         return GenerationAnswers(resources, task)
+
+
+@register
+class TextToTextJob(TargetsJob):
+    """A text for every example of a user's own task, and how likely its target is."""
+
+    kind = "text_to_text"
+    identity = ("user_ids",)
+    has_scores = True
+
+    def predict(self, evaluation: Evaluation) -> GenerationPredictions:
+        """Rows are the texts of seqio's examples, in their order."""
+        found, examples, generator = evaluation.outputs(), evaluation.rows(), evaluation.generator()
+        order = np.argsort(found["user_ids"][:, 0])  # rows of several processes take turns
+        inputs = [without_end(example["inputs"]) for example in examples]
+        decoding, task, decode = Decoding(), evaluation.data.name, generator.vocabulary.decode
+        requests = [decoding.request([ids], "", task, (n,)) for n, ids in enumerate(inputs)]
+        return GenerationPredictions(
+            [
+                {"input": decode(ids), "target": decode(without_end(example["targets"]))}
+                for ids, example in zip(inputs, examples, strict=True)
+            ],
+            generator.write(requests),
+            LanguagePredictions.of({name: values[order] for name, values in found.items()}),
+        )
+
+    def metrics(
+        self, evaluation: Evaluation, predictions: GenerationPredictions
+    ) -> dict[str, float]:
+        """Those of the references as language, `ended_share`, `num_examples`, the task's own."""
+        texts = predictions.texts
+        tokens = np.full((len(texts), max(len(text.tokens) for text in texts)), PAD_ID, np.int32)
+        for row, text in zip(tokens, texts, strict=True):
+            row[: len(text.tokens)] = text.tokens
+        log_probabilities = np.array([text.log_probability for text in texts])
+        return _shared(predictions) | evaluation.seqio_metrics(
+            tokens, log_probabilities, -predictions.language.negative_log_likelihood
+        )
+
+    def columns(self, data: TaskData, predictions: GenerationPredictions) -> Columns:
+        """Texts, to be read, and their log probabilities."""
+        texts = predictions.texts
+        return row_columns(predictions.rows, ("input", "target")) | {
+            "prediction": np.array([text.text for text in texts], object),
+            "log_probability": np.array([text.log_probability for text in texts]),
+            "ended": np.array([text.ended for text in texts]),
+            "target_log_probability": -predictions.language.negative_log_likelihood,
+        }
+
+
+def _shared(predictions: GenerationPredictions) -> dict[str, float]:
+    """How likely the references are, how many texts ended by themselves, and how many there are."""
+    return language_metrics(predictions.language) | {
+        "ended_share": float(np.mean([text.ended for text in predictions.texts])),
+        "num_examples": float(len(predictions.texts)),
+    }
 
 
 def row_columns(rows: Sequence[Row], names: Sequence[str]) -> Columns:
@@ -183,6 +232,59 @@ def item_facts(prepared: Prepared, view: str, rows: Sequence[Row]) -> ItemFacts 
         [attribute_values(items[row["item_indices"][0]], columns) for row in rows],
         text_metrics.citations_of(template, items, [row["liked_indices"] for row in rows]),
     )
+
+
+class TrueTexts:
+    """What texts of a template may truly say.
+
+    Args:
+      template: tells what items share with what the user liked.
+      items: the catalogue.
+      vocabulary: of the model.
+    """
+
+    def __init__(
+        self,
+        template: WritingTemplate,
+        items: Iterable[Item],
+        vocabulary: Vocabulary,
+    ) -> None:
+        self._template, self._vocabulary = template, vocabulary
+        self._common = common_values(items, template.shared)
+
+    def for_user(self, liked: Iterable[Item]) -> Callable[[Item], TextChoices]:
+        """Of texts about items for a user, who `liked` these before, oldest first."""
+        encode, given = self._vocabulary.encode, tuple(liked)
+        # Made once for all texts, but not before the first is asked for.
+        known = functools.cache(lambda: self._template.liked_items(given))
+
+        def of(item: Item) -> TextChoices:
+            parts = self._template.choices(item, known(), self._common)
+            return TextChoices([[encode(text) for text in part] for part in parts])
+
+        return of
+
+
+def choices_of_rows(data: TaskData, vocabulary: Vocabulary) -> Callable[[Row], TextChoices] | None:
+    """What the text of a row of a task may truly say; None where nothing shared is told."""
+    prepared = data.prepared()
+    if not tells_shared(prepared, data.view):
+        return None
+    items = prepared.catalogue().items
+    true = TrueTexts(prepared.template().writing[data.view], items, vocabulary)
+
+    def of(row: Row) -> TextChoices:
+        liked = [items[i] for i in row["liked_indices"]]
+        return true.for_user(liked)(items[row["item_indices"][0]])
+
+    return of
+
+
+def tells_shared(prepared: Prepared, view: str) -> bool:
+    """Whether texts of a view tell what an item of the catalogue shares with others."""
+    if view not in WRITING or not prepared.has_template:
+        return False
+    return bool(prepared.template().writing[view].shared)
 
 
 def answer_of(accepted: Accepted, texts: Iterable[GeneratedText]) -> Answer:

@@ -96,15 +96,16 @@ class Evaluation(Protocol):
     def reranked(
         self,
         predictions: Any,
-        read: Callable[[], Any],
+        past: Callable[[], Sequence[np.ndarray]],
+        excluded: Sequence[np.ndarray],
         similarities: Callable[..., np.ndarray],
         name: str = "",
     ) -> Any:
         """Retrieval predictions, by the reranker that the evaluation has, if any, and cut to ks.
 
         Of a task that wants several things, each by its `name`, all have weights of their own.
-        `read()` is what stands in their rows (`jobs.retrieval.ReadRows`),
-        `similarities(rows, ids)` those of some rows, a slice, and items `[rows, k]`.
+        `past()` gives per row the items of the history, oldest first; `excluded` are per row those
+        not recommended; `similarities(rows, ids)` are of some rows, a slice, and items `[rows, k]`.
         """
 
 

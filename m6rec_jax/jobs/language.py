@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax.numpy as jnp
 import numpy as np
 
-from m6rec_jax.engine.candidates.likelihood import token_sums
 from m6rec_jax.jobs.job import (
     Array,
     Columns,
@@ -23,6 +23,7 @@ from m6rec_jax.jobs.job import (
 )
 from m6rec_jax.metrics import generation
 from m6rec_jax.model import M6Rec
+from m6rec_jax.objectives.language_modelling import target_logits, token_cross_entropy
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -46,6 +47,23 @@ class LanguagePredictions:
         return cls(*(found[name].astype(np.float64) for name in names))
 
 
+def token_sums(model: M6Rec, variables: Variables, features: Features) -> dict[str, Array]:
+    """The sums of `LanguagePredictions` for each row, float32 `[batch]`; for use inside jit.
+
+    `features` have `decoder_target_tokens` and `decoder_loss_weights` `[batch, target]`.
+    """
+    outputs = model.apply(variables, features)
+    targets, weights = features["decoder_target_tokens"], features["decoder_loss_weights"]
+    logits = model.apply(variables, outputs.hidden, method=model.token_logits)
+    losses = token_cross_entropy(logits, targets)
+    correct = target_logits(logits, targets) >= jnp.max(logits, axis=-1)
+    return {
+        "negative_log_likelihood": jnp.sum(jnp.where(weights > 0, losses * weights, 0.0), axis=1),
+        "correct": jnp.sum(jnp.where(correct, weights, 0.0), axis=1),
+        "weight": jnp.sum(weights, axis=1),
+    }
+
+
 def language_metrics(predictions: LanguagePredictions) -> dict[str, float]:
     """`perplexity`, `loss` (nats per token), `token_accuracy`, `num_tokens`.
 
@@ -62,9 +80,21 @@ def language_metrics(predictions: LanguagePredictions) -> dict[str, float]:
     }
 
 
+class TargetsJob(Job):
+    """Jobs that say how likely the target tokens of rows are."""
+
+    def outputs(self, model: M6Rec, variables: Variables, features: Features) -> dict[str, Array]:
+        """`token_sums` of every row, `[rows]`."""
+        return token_sums(model, variables, features)
+
+    def score_columns(self, data: TaskData, found: Found) -> Columns:
+        """The sums of each row."""
+        return dataclasses.asdict(LanguagePredictions.of(found))
+
+
 @register
-class LanguageJob(Job):
-    """How likely the target tokens are."""
+class LanguageJob(TargetsJob):
+    """How likely the target tokens are, and nothing else."""
 
     kind = "language"
     tasks = (
@@ -73,10 +103,6 @@ class LanguageJob(Job):
         ("outcomes", "groups", "outcome_rows"),
     )
     has_scores = True
-
-    def outputs(self, model: M6Rec, variables: Variables, features: Features) -> dict[str, Array]:
-        """`token_sums` of every row, `[rows]`."""
-        return token_sums(model, variables, features)
 
     def predictions(self, data: TaskData, found: Found) -> LanguagePredictions:
         return LanguagePredictions.of(found)

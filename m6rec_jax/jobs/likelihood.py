@@ -20,7 +20,7 @@ import gin
 import numpy as np
 from scipy.special import expit
 
-from m6rec_jax.engine.candidates.likelihood import contrast_scores
+from m6rec_jax.engine.candidates.scoring import contrast_scores
 from m6rec_jax.jobs.answering import Accepted, Answer, Handler, check_finite, scored
 from m6rec_jax.jobs.job import (
     Array,

@@ -12,8 +12,7 @@ from typing import Any, Self, TypeVar
 import jax
 
 from m6rec_jax.data.getting.sources import default_data_dir
-from m6rec_jax.engine.candidates.likelihood import LikelihoodScorer
-from m6rec_jax.engine.candidates.scoring import Scorer
+from m6rec_jax.engine.candidates.scoring import LikelihoodScorer, Scorer
 from m6rec_jax.engine.decoding.continuous import ContinuousGenerator
 from m6rec_jax.engine.decoding.generation import Generator
 from m6rec_jax.engine.index.index_files import StoredIndex, open_index
@@ -160,10 +159,6 @@ class Resources:
             ("data", folder, spec),
             lambda: open_serving_data(self.model, task, prepared, items, any_data_set=any_data_set),
         )
-
-    def hides_seen(self, task: str, exclude_seen: bool | None) -> bool:
-        """Whether items of a request's behaviours must not come; None: as the data set says."""
-        return not self.data(task).spec.repeats_count if exclude_seen is None else exclude_seen
 
     def scorer(self) -> Scorer:
         """For all tasks."""

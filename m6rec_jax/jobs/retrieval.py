@@ -2,6 +2,9 @@
 
 Metrics: `hit_rate@k`, `ndcg@k`, `mrr`, `coverage@k`; the same over items never trained on.
 
+`reranking` answers with the best ranking that there is: what the towers and others find, in one
+order (`engine.index.reranking`).
+
 `embeddings` gives the vectors of users and items themselves, for a vector database:
 
     m6rec infer --gin.MODEL_DIR=runs/retrieval --output vectors.parquet \
@@ -9,33 +12,28 @@ Metrics: `hit_rate@k`, `ndcg@k`, `mrr`, `coverage@k`; the same over items never 
     m6rec infer --gin.MODEL_DIR=runs/retrieval --gin.JOB=embeddings \
         --requests users.jsonl --output vectors.jsonl
     rec.answer(rows, job="embeddings"); rec.embed_items()
-
-Its metrics are `alignment` and `uniformity` of Wang and Isola (2020), which need no ranking: how
-close users are to the items they want, and how evenly items fill the sphere. Lower is better.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar
 
 import gin
 import jax.numpy as jnp
 import numpy as np
 
-from m6rec_jax.engine.candidates.rows import pack_texts
-from m6rec_jax.engine.index.catalogue_index import TopK
+from m6rec_jax.engine.index.catalogue_index import NO_ITEM, CatalogueIndex, TopK
+from m6rec_jax.engine.index.reranking import Reranker
 from m6rec_jax.engine.index.retrieval import item_embeddings, user_embeddings
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.jobs.answering import (
     Accepted,
     Answer,
+    CatalogueHandler,
     Handler,
-    check_default_k,
     check_finite,
-    check_k,
-    excluded_ids,
     grouped,
     scored,
 )
@@ -63,7 +61,6 @@ from m6rec_jax.jobs.resources import Resources
 from m6rec_jax.metrics import ranking
 from m6rec_jax.metrics.baselines import popularity_ranks
 from m6rec_jax.model import M6Rec
-from m6rec_jax.requests.rendering import RequestText
 from m6rec_jax.requests.request import Request
 from m6rec_jax.text.records import Item
 
@@ -97,39 +94,30 @@ class RetrievalPredictions:
 
 # Items of a history that are known beside its text.
 _MOST_PAST = 1000
-# Pairs of items that uniformity is averaged over, at most.
-_MOST_PAIRS = 1_000_000
 # What a reranked list is compared with.
 TWO_TOWERS = "two_towers"
 
 
-class ReadRows(NamedTuple):
-    """What stands in rows that items are recommended for.
+class TowersJob(Job):
+    """Jobs that compare users, or dialogues, with items by the two towers."""
 
-    Attributes:
-      past: per row, the items of the history, oldest first.
-      excluded: per row, items that are not recommended.
-    """
+    needs = "retrieval projections"
+    identity = ("decoder_item_ids", "user_ids")
 
-    past: Sequence[np.ndarray]
-    excluded: Sequence[np.ndarray]
+    def outputs(self, model: M6Rec, variables: Variables, features: Features) -> dict[str, Array]:
+        """`user`, the vector of each row's user or dialogue, `[rows, retrieval]`."""
+        return {"user": user_embeddings(model, variables, features)}
 
 
 @register
-class RetrievalJob(Job):
+class RetrievalJob(TowersJob):
     """Ranks the whole catalogue for each user."""
 
     kind = "retrieval"
-    needs = "retrieval projections"
     tasks: ClassVar[tuple[tuple[str, str, str], ...]] = (
         ("retrieval", "next_items", "retrieval_rows"),
     )
-    identity = ("decoder_item_ids", "user_ids")
     has_scores = ranks_catalogue = True
-
-    def outputs(self, model: M6Rec, variables: Variables, features: Features) -> dict[str, Array]:
-        """`user`, the embedding of each row's user, `[rows, retrieval]`."""
-        return {"user": user_embeddings(model, variables, features)}
 
     def scores(self, model: M6Rec, variables: Variables, features: Features) -> dict[str, Array]:
         """`similarity` `[rows, target]` of the row's user and the item that ends there."""
@@ -147,26 +135,12 @@ class RetrievalJob(Job):
         users = found["user_ids"][:, 0].astype(np.int64)
         targets = pad_targets(found["decoder_item_ids"])
         excluded = hidden_items(evaluation, users, targets)
+
+        def past() -> list[np.ndarray]:
+            return [items[-_MOST_PAST:] for items in past_of_rows(evaluation, users, targets)]
+
         index = evaluation.index()
-        top = index.top_k(found["user"], min(evaluation.depth, index.num_items), excluded)
-        predictions = RetrievalPredictions(
-            users=users,
-            targets=targets,
-            ranks=index.ranks(found["user"], targets, excluded),
-            top_items=top.ids.astype(np.int64),
-            scores=top.scores,
-            num_ranked=index.num_items - np.array([len(items) for items in excluded], np.int64),
-        )
-
-        def read() -> ReadRows:
-            past = past_of_rows(evaluation, users, targets)
-            return ReadRows([items[-_MOST_PAST:] for items in past], excluded)
-
-        return evaluation.reranked(
-            predictions,
-            read,
-            lambda rows, ids: index.similarities(found["user"][rows], ids),
-        )
+        return ranked(evaluation, index, users, found["user"], targets, excluded, past)
 
     def metrics(
         self, evaluation: Evaluation, predictions: RetrievalPredictions
@@ -217,6 +191,38 @@ class RetrievalJob(Job):
 
     def handler(self, resources: Resources, task: str) -> Handler:
         return RetrievalAnswers(resources, task)
+
+
+def ranked(
+    evaluation: Evaluation,
+    index: CatalogueIndex,
+    users: np.ndarray,
+    vectors: np.ndarray,
+    targets: np.ndarray,
+    excluded: Sequence[np.ndarray],
+    past: Callable[[], Sequence[np.ndarray]],
+    name: str = "",
+) -> RetrievalPredictions:
+    """The catalogue ranked for users by the two towers, and by the evaluation's reranker, if any.
+
+    Args:
+      index: of the catalogue.
+      users: int64 `[n]`. vectors: theirs, float32 `[n, retrieval]`.
+      targets: wanted items, int64 `[n, m]`; -1 is padding.
+      evaluation, excluded, past, name: see `Evaluation.reranked`.
+    """
+    top = index.top_k(vectors, min(evaluation.depth, index.num_items), excluded)
+    by_towers = RetrievalPredictions(
+        users=users,
+        targets=targets,
+        ranks=index.ranks(vectors, targets, excluded),
+        top_items=top.ids.astype(np.int64),
+        scores=top.scores,
+        num_ranked=index.num_items - np.array(list(map(len, excluded)), np.int64),
+    )
+    return evaluation.reranked(
+        by_towers, past, excluded, lambda rows, ids: index.similarities(vectors[rows], ids), name
+    )
 
 
 def baseline_ranks(
@@ -321,17 +327,25 @@ def pad_targets(item_ids: np.ndarray) -> np.ndarray:
     return padded
 
 
-class IndexHandler(Handler):
+@register
+class RerankingJob(RetrievalJob):
+    """The best ranking that there is, see `engine.index.reranking`: asked of tasks of retrieval."""
+
+    kind = "reranking"
+    tasks = ()
+    asked_of = ("retrieval",)
+
+    def handler(self, resources: Resources, task: str) -> Handler:
+        return RerankingAnswers(resources, task)
+
+
+class IndexHandler(CatalogueHandler):
     """Answers with items of an index, in the order of the two towers' similarities.
 
     Args:
-      resources, task: see `Handler`.
-      k: how many items, for requests that do not say.
-      max_k: the most a request may ask for, at most `depth`.
-      depth: so many are searched for in any case, so that all requests run the same program; None:
-        100, or `max_k` where that is more. More where many items share a text.
-      exclude_seen: leave out the items of a request's behaviours, beside those of its `exclude`;
-        None: where the data set's repeats do not count.
+      resources, task, k, max_k, exclude_seen: see `CatalogueHandler`.
+      depth: so many are searched for in any case, so that all requests run the same program; at
+        least `max_k`; None: 100, or `max_k` where that is more. More where many items share a text.
 
     Raises:
       ConfigError: k, max_k and depth do not ascend.
@@ -352,32 +366,21 @@ class IndexHandler(Handler):
         depth: int | None = None,
         exclude_seen: bool | None = None,
     ) -> None:
-        self._name = type(self).__name__
-        check_default_k(k, max_k, self._name)
         self._depth = max(max_k, 100) if depth is None else depth
         if max_k > self._depth:
-            raise ConfigError(f"{self._name}.max_k = {max_k} is more than depth = {depth}")
-        self.default_k, self.max_k = k, max_k
+            raise ConfigError(f"{type(self).__name__}.max_k = {max_k} is more than depth = {depth}")
         resources.retriever().settings(task)
         self._index = index = resources.index(task)
-        super().__init__(resources, task)
+        super().__init__(resources, task, k, max_k, exclude_seen)
         items = self.data.items
         if items and (lost := [id_ for id_ in index.ids if id_ not in items]):
             raise DataError(
                 f"the index of '{task}' has the item {lost[0]!r}, which the catalogue lacks (and "
                 f"{len(lost) - 1} more): build it anew with this catalogue"
             )
-        self._hides_seen = resources.hides_seen(task, exclude_seen)
-
-    def render(self, request: Request) -> RequestText:
-        check_k(request, self.max_k, f"{self._name}.max_k")
-        return super().render(request)
 
     def answer(self, accepted: Sequence[Accepted]) -> list[Answer]:
-        users = self.resources.retriever().embed_users(
-            [one.text.history for one in accepted], [one.handler.task for one in accepted]
-        )
-        check_finite(accepted, users)
+        users = _user_vectors(self.resources, accepted)
 
         def answer(handler: Any, places: list[int]) -> list[Answer]:
             return handler._search([accepted[place].request for place in places], users[places])
@@ -386,13 +389,8 @@ class IndexHandler(Handler):
 
     def describe(self) -> Mapping[str, Any]:
         manifest = self._index.manifest
-        return {
-            "k": self.default_k,
-            "max_k": self.max_k,
-            "depth": self._depth,
-            "index": [manifest.model, manifest.content],
-            "exclude_seen": self._hides_seen,
-        }
+        index = {"depth": self._depth, "index": [manifest.model, manifest.content]}
+        return {**super().describe(), **index}
 
     def warm_up(self) -> None:
         self.resources.warm_once("retriever", self.resources.retriever().warm_up)
@@ -400,7 +398,7 @@ class IndexHandler(Handler):
 
     def _search(self, requests: Sequence[Request], users: np.ndarray) -> list[Answer]:
         """Answers requests of users `[requests, retrieval]`."""
-        excluded = [excluded_ids(request, self._hides_seen) for request in requests]
+        excluded = [self.excluded(request) for request in requests]
         hits = self._index.top_k(users, self._depth, excluded, self.resources.batch_sizes)
         lists = self._ordered(requests, excluded, users, hits)
         return [
@@ -424,8 +422,7 @@ class IndexHandler(Handler):
           hits: each request's nearest items, as places in the index, best first.
         """
         del requests, excluded, users
-        for items, scores in zip(hits.ids, hits.scores, strict=True):
-            yield [self._index.ids[item] for item in items[items >= 0]], scores
+        return _ids_and_scores(self._index.ids, hits)
 
     def _listed(self, ids: Sequence[str], scores: np.ndarray, k: int) -> Answer:
         """The k best of ordered ones; of items with the same text, which tie, only the first.
@@ -445,11 +442,83 @@ class IndexHandler(Handler):
         return Answer({"item_ids": ids, "scores": scores, "titles": titles}, items)
 
 
+def _ids_and_scores(ids: Sequence[str], best: TopK) -> Iterator[tuple[list[str], np.ndarray]]:
+    """Of each row, the ids of its items, and their scores, which may go on."""
+    for items, scores in zip(best.ids, best.scores, strict=True):
+        yield [ids[item] for item in items[items != NO_ITEM]], scores
+
+
+def _user_vectors(resources: Resources, accepted: Sequence[Accepted]) -> np.ndarray:
+    """Of the users of requests, float32 `[requests, retrieval]`; raises as `check_finite`."""
+    vectors = resources.retriever().embed_users(
+        [one.text.history for one in accepted], [one.handler.task for one in accepted]
+    )
+    check_finite(accepted, vectors)
+    return vectors
+
+
 @gin.configurable(allowlist=["k", "max_k", "depth", "exclude_seen"])
 class RetrievalAnswers(IndexHandler):
     """Ids *and* scores of the items that fit best; arguments and errors as `IndexHandler`."""
 
     job = "retrieval"
+
+
+@gin.configurable(allowlist=["k", "max_k", "depth", "exclude_seen"])
+class RerankingAnswers(IndexHandler):
+    """Items of an index in the order of `Reranker`; arguments and errors as `IndexHandler`.
+
+    Each of the towers, co-occurrence, EASE, words and the past find `depth` items.
+    """
+
+    job = "reranking"
+
+    def __init__(self, resources: Resources, task: str, **options: Any) -> None:
+        super().__init__(resources, task, **options)
+        data, index = self.data, self._index
+        catalogue, co_occurrence, ease = data.counted
+        place_of = {item.id: place for place, item in enumerate(catalogue.items)}
+        # Items that are newer than the prepared data co-occur with nothing, and stand at the end.
+        new = [id_ for id_ in index.ids if id_ not in place_of]
+        place_of |= {id_: len(place_of) + number for number, id_ in enumerate(new)}
+        # The reranker's items, and the place of each; of items of the index, and the other way.
+        self._ids, self._place_of = list(place_of), place_of
+        self._of_found = np.array([place_of[id_] for id_ in index.ids])
+        self._in_index = np.full(len(place_of), NO_ITEM)
+        self._in_index[self._of_found] = np.arange(len(self._of_found))
+        self._reranker = Reranker(
+            co_occurrence,
+            ease,
+            [*catalogue.texts, *(data.template.item(data.items[id_]) for id_ in new)],
+            catalogue.train_counts,
+            resources.settings(task).ranking,
+            depth=self._depth,
+            offered=self._in_index != NO_ITEM,
+            kinds=catalogue.kinds,
+        )
+
+    def describe(self) -> Mapping[str, Any]:
+        return {**super().describe(), "reranker": dataclasses.asdict(self._reranker.weights)}
+
+    def _ordered(
+        self,
+        requests: Sequence[Request],
+        excluded: Sequence[Sequence[str]],
+        users: np.ndarray,
+        hits: TopK,
+    ) -> Iterator[tuple[list[str], np.ndarray]]:
+        best = self._reranker.rerank(
+            [self._places(item.id for _, item in one.history) for one in requests],
+            [self._places(ids) for ids in excluded],
+            TopK(np.where(hits.ids >= 0, self._of_found[hits.ids], hits.ids), hits.scores),
+            lambda items: self._index.search.similarities(
+                users, np.where(items >= 0, self._in_index[items], items)
+            ),
+        )
+        return _ids_and_scores(self._ids, best)
+
+    def _places(self, ids: Iterable[str]) -> list[int]:
+        return [self._place_of[id_] for id_ in ids if id_ in self._place_of]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -459,29 +528,21 @@ class EmbeddingPredictions:
     Attributes:
       users: int64 `[n]`, indices into the users table, one for each row of the task.
       user_vectors: float32 `[n, retrieval]`.
-      targets: int64 `[n, m]`, items that came next; -1 is padding.
       item_vectors: float32 `[items, retrieval]`, of the whole catalogue.
     """
 
     users: np.ndarray
     user_vectors: np.ndarray
-    targets: np.ndarray
     item_vectors: np.ndarray
 
 
 @register
-class EmbeddingsJob(Job):
+class EmbeddingsJob(TowersJob):
     """Vectors of users and items."""
 
     kind = "embeddings"
-    needs = "retrieval projections"
     tasks = (("embeddings", "next_items", "retrieval_rows"),)
     asked_of = ("retrieval", "embeddings")
-    identity = ("decoder_item_ids", "user_ids")
-
-    def outputs(self, model: M6Rec, variables: Variables, features: Features) -> dict[str, Array]:
-        """`user`, the vector of each row's user, `[rows, retrieval]`."""
-        return {"user": user_embeddings(model, variables, features)}
 
     def predict(self, evaluation: Evaluation) -> EmbeddingPredictions:
         outputs = evaluation.outputs()
@@ -489,22 +550,14 @@ class EmbeddingsJob(Job):
         return EmbeddingPredictions(
             outputs["user_ids"][:, 0].astype(np.int64),
             outputs["user"],
-            pad_targets(outputs["decoder_item_ids"]),
             evaluation.retriever().embed_items(texts),
         )
 
     def metrics(
         self, evaluation: Evaluation, predictions: EmbeddingPredictions
     ) -> dict[str, float]:
-        """`alignment`, `uniformity`, `num_examples`, `num_items`."""
-        del evaluation
-        wanted = predictions.targets >= 0
-        rows = np.nonzero(wanted)[0]
-        users = predictions.user_vectors[rows].astype(np.float64)
-        items = predictions.item_vectors[predictions.targets[wanted]].astype(np.float64)
+        """`num_examples` and `num_items`: what vectors are good for, retrieval measures."""
         return {
-            "alignment": float(np.mean(np.sum((users - items) ** 2, axis=1))),
-            "uniformity": uniformity(predictions.item_vectors),
             "num_examples": float(len(predictions.users)),
             "num_items": float(len(predictions.item_vectors)),
         }
@@ -523,24 +576,6 @@ class EmbeddingsJob(Job):
         return EmbeddingAnswers(resources, task)
 
 
-def uniformity(vectors: np.ndarray) -> float:
-    """log mean exp(-2 |x - y|²) over pairs of unit vectors `[n, dim]`, at most `_MOST_PAIRS` drawn.
-
-    Raises:
-      DataError: there is no pair.
-    """
-    number = len(vectors)
-    if number < 2:
-        raise DataError("uniformity needs at least two items")
-    if number * (number - 1) <= 2 * _MOST_PAIRS:
-        first, second = np.triu_indices(number, 1)
-    else:
-        first, second = np.random.default_rng(0).integers(number, size=(2, _MOST_PAIRS))
-        first, second = first[first != second], second[first != second]
-    similarity = np.einsum("nd,nd->n", vectors[first], vectors[second], dtype=np.float64)
-    return float(np.log(np.mean(np.exp(-2.0 * (2.0 - 2.0 * similarity)))))
-
-
 class EmbeddingAnswers(Handler):
     """User vectors; one batch may mix tasks."""
 
@@ -552,22 +587,10 @@ class EmbeddingAnswers(Handler):
         super().__init__(resources, task)
 
     def answer(self, accepted: Sequence[Accepted]) -> list[Answer]:
-        vectors = self.resources.retriever().embed_users(
-            [one.text.history for one in accepted], [one.handler.task for one in accepted]
-        )
-        check_finite(accepted, vectors)
+        vectors = _user_vectors(self.resources, accepted)
         return [Answer({"embedding": vector}) for vector in vectors]
 
     def warm_up(self) -> None:
-        self.resources.warm_once("retriever", self.resources.retriever().warm_up)
-        self.resources.warm_once("items", self._warm_up_items)
-
-    def _warm_up_items(self) -> None:
-        """Compiles what embeds items given as text, for every number of rows."""
         retriever = self.resources.retriever()
-        length = retriever.options.target_length
-        texts = ["a"] * length
-        packed = pack_texts(retriever.vocabulary, texts, length, retriever.candidate_length)
-        per_row = -(-len(texts) // len(packed.rows))
-        for size in self.resources.batch_sizes:
-            retriever.embed_items(["a"] * (per_row * size), self.task)
+        self.resources.warm_once("retriever", retriever.warm_up)
+        self.resources.warm_once("items", retriever.warm_up_items)

@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 import gin
 import numpy as np
 
-from m6rec_jax.engine.candidates.likelihood import token_sums
 from m6rec_jax.engine.decoding.generation import Generator, TextRequest
 from m6rec_jax.engine.decoding.title_trie import TitleTrie
 from m6rec_jax.engine.index.catalogue_index import NO_ITEM
@@ -21,12 +20,10 @@ from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.jobs.answering import (
     Accepted,
     Answer,
+    CatalogueHandler,
     Handler,
     ScoredItem,
-    check_default_k,
     check_finite,
-    check_k,
-    excluded_ids,
 )
 from m6rec_jax.jobs.dialogue_items import (
     RecommendationJob,
@@ -34,11 +31,10 @@ from m6rec_jax.jobs.dialogue_items import (
     named_items,
     target_items,
 )
-from m6rec_jax.jobs.job import Array, Evaluation, Features, Variables, register
-from m6rec_jax.jobs.language import LanguagePredictions
+from m6rec_jax.jobs.job import Evaluation, register
+from m6rec_jax.jobs.language import LanguagePredictions, TargetsJob
 from m6rec_jax.jobs.resources import Resources
 from m6rec_jax.metrics import ranking
-from m6rec_jax.model import M6Rec
 from m6rec_jax.requests.rendering import RequestText
 from m6rec_jax.requests.request import RejectedRow, Request, RequestFields
 from m6rec_jax.text.records import Item
@@ -46,15 +42,11 @@ from m6rec_jax.text.writing_templates import WritingTemplate
 
 
 @register
-class TitleRecommendationJob(RecommendationJob):
+class TitleRecommendationJob(RecommendationJob, TargetsJob):
     """The likeliest titles of the catalogue for each dialogue."""
 
     kind = "title_recommendation"
     on_request = True
-
-    def outputs(self, model: M6Rec, variables: Variables, features: Features) -> dict[str, Array]:
-        """`token_sums` of the titles that were recommended, `[rows]`."""
-        return token_sums(model, variables, features)
 
     def predict(self, evaluation: Evaluation) -> RecommendationPredictions:
         language = LanguagePredictions.of(evaluation.outputs())
@@ -105,7 +97,7 @@ MAX_K = 20
 
 
 @gin.configurable(allowlist=["k", "max_k", "exclude_seen"])
-class TitlesAnswers(Handler):
+class TitlesAnswers(CatalogueHandler):
     """Ids of items whose titles the model finds likeliest.
 
     Titles are generated over a trie of the catalogue, so all of them exist; those of which all
@@ -115,14 +107,8 @@ class TitlesAnswers(Handler):
     the prefix's attributes in `about`; missing ones are left out.
 
     Args:
-      resources, task: see `Handler`.
-      k: how many titles, for requests that do not say.
-      max_k: the most titles a request may ask for; so many beams search in any case.
-      exclude_seen: leave out the items of a request's behaviours, beside those of its `exclude`;
-        None: where the data set's repeats do not count.
-
-    Raises:
-      ConfigError: k is not between 1 and max_k.
+      resources, task, k, max_k, exclude_seen: see `CatalogueHandler`. Of k, titles are counted;
+        `max_k` beams search in any case.
     """
 
     job = "title_recommendation"
@@ -140,7 +126,6 @@ class TitlesAnswers(Handler):
         max_k: int = MAX_K,
         exclude_seen: bool | None = None,
     ) -> None:
-        check_default_k(k, max_k, "TitlesAnswers")
         data, kind = resources.data(task), resources.settings(task).writing
         writing = data.template.writing
         if kind not in NAMING or kind not in writing:
@@ -151,9 +136,8 @@ class TitlesAnswers(Handler):
             )
         if not data.items:
             raise DataError("the catalogue is empty: there is nothing to recommend")
-        super().__init__(resources, task, RequestFields(None, about="about"))
-        self._k, self._max_k = k, max_k
-        self._hides_seen = resources.hides_seen(task, exclude_seen)
+        fields = RequestFields(None, about="about")
+        super().__init__(resources, task, k, max_k, exclude_seen, fields)
         self._template, self._generator = writing[kind], resources.generator(task)
         items = list(data.items.values())
         self._trie = trie_of_items(self._template, items, self._generator)
@@ -170,7 +154,6 @@ class TitlesAnswers(Handler):
         return self.job, self.task
 
     def render(self, request: Request) -> RequestText:
-        check_k(request, self._max_k, "TitlesAnswers.max_k")
         generator, text, about = self._generator, super().render(request), _about(request)
         try:
             source = self._template.source(text.history, about)
@@ -194,7 +177,7 @@ class TitlesAnswers(Handler):
         for one, titles in zip(accepted, best, strict=True):
             items = [
                 ScoredItem(self._ids[index], title.title, title.score)
-                for title in titles[: one.request.k or self._k]
+                for title in titles[: one.request.k or self.default_k]
                 for index in title.indices
             ]
             columns = zip(*items, strict=True) if items else ((), (), ())
@@ -204,12 +187,7 @@ class TitlesAnswers(Handler):
         return answers
 
     def describe(self) -> Mapping[str, Any]:
-        return {
-            "template": self._template.to_spec(),
-            "k": self._k,
-            "max_k": self._max_k,
-            "exclude_seen": self._hides_seen,
-        }
+        return {"template": self._template.to_spec(), **super().describe()}
 
     def warm_up(self) -> None:
         key = ("titles", self._generator.max_tokens, self._num_beams, self._trie.shapes)
@@ -217,9 +195,9 @@ class TitlesAnswers(Handler):
 
     def _excluded(self, request: Request) -> list[int]:
         """Indices of seen items; one without an id is seen where it has the title of others."""
-        ids = excluded_ids(request, self._hides_seen)
+        ids = self.excluded(request)
         excluded = {self._index_of[id_] for id_ in ids if id_ in self._index_of}
-        for _, item in request.history if self._hides_seen else ():
+        for _, item in request.history if self.hides_seen else ():
             # An item without what a title needs has no title of the catalogue.
             with contextlib.suppress(DataError):
                 if not item.id:

@@ -14,8 +14,7 @@ import pytest
 
 from m6rec_jax.bank.folder import BankFolder, TaskPrompts
 from m6rec_jax.bank.loading import LoadedBank, load_with_bank
-from m6rec_jax.engine.candidates.likelihood import LikelihoodScorer
-from m6rec_jax.engine.candidates.scoring import Scorer
+from m6rec_jax.engine.candidates.scoring import LikelihoodScorer, Scorer
 from m6rec_jax.engine.decoding.generation import Generator, TextRequest
 from m6rec_jax.engine.engine import EngineOptions
 from m6rec_jax.engine.task_settings import TaskSettings

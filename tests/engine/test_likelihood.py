@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from m6rec_jax.engine.candidates.likelihood import LikelihoodScorer
+from m6rec_jax.engine.candidates.scoring import LikelihoodScorer
 from m6rec_jax.engine.engine import EngineOptions
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.text.labels import Contrast

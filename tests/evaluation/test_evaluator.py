@@ -12,7 +12,6 @@ import pytest
 from m6rec_jax.data.features.co_occurrence import CoOccurrence
 from m6rec_jax.data.features.ease import Ease
 from m6rec_jax.data.getting.sources import DATA_DIR_VARIABLE
-from m6rec_jax.data.store.prepared import Catalogue
 from m6rec_jax.engine.candidates.scoring import Scorer
 from m6rec_jax.engine.engine import EngineOptions
 from m6rec_jax.engine.index.catalogue_index import TopK
@@ -23,8 +22,8 @@ from m6rec_jax.errors import ConfigError
 from m6rec_jax.evaluation import checkpoint_evaluation as of_checkpoint
 from m6rec_jax.evaluation import evaluator as evaluation
 from m6rec_jax.evaluation.assets import save_task_assets
-from m6rec_jax.evaluation.reranking import Reranking, Retrieval
-from m6rec_jax.jobs.retrieval import ReadRows, RetrievalPredictions
+from m6rec_jax.evaluation.reranking import Reranking, Retrieval, learnt_weights, reranked
+from m6rec_jax.jobs.retrieval import RetrievalPredictions
 from m6rec_jax.metrics import classification, ranking
 from m6rec_jax.metrics.baselines import MEAN_BASELINES
 from m6rec_jax.pipeline.prepared_rows import past_items, read_rows
@@ -173,7 +172,6 @@ def test_an_item_that_is_no_candidate_follows_in_the_towers_order():
     acted = np.arange(300) % 25, events, 40
     known = CoOccurrence.counted(*acted), Ease.fitted(*acted)
     texts = [f"word{n % 13}" for n in range(40)]
-    data = FakeData(*known, Catalogue([], texts, counts > 99, counts))
 
     def similarities(rows, ids):
         return np.where(ids < 0, -np.inf, np.take_along_axis(scores[rows], ids, axis=1))
@@ -182,12 +180,10 @@ def test_an_item_that_is_no_candidate_follows_in_the_towers_order():
     towers = RetrievalPredictions(
         np.arange(30), targets, ranks, top, np.take_along_axis(scores, top, 1), np.full(30, 40)
     )
-    reranking = Reranking(depth=2)
     past = [rng.integers(0, 40, 1 + n % 4) for n in range(30)]
-    read = ReadRows(past, [np.zeros(0, np.int64)] * 30)
-    retrieval = Retrieval(data, towers, read, similarities)
-    found = reranking(retrieval, None)
+    retrieval = Retrieval(towers, past, [np.zeros(0, np.int64)] * 30, similarities)
     reranker = Reranker(*known, texts, counts, depth=2)
+    found = reranked(reranker, retrieval, None)
     num_found = 0
     for i in range(30):
         arguments = ([past[i]], [[]], TopK(top[i : i + 1], towers.scores[i : i + 1]))
@@ -201,35 +197,11 @@ def test_an_item_that_is_no_candidate_follows_in_the_towers_order():
     assert 0 < num_found < 30
 
     # What is learnt is what a search on the candidates finds, and it orders better.
-    learning = reranking.learning()
-    learnt = learning(retrieval, None)
-    own = learning.learnt["", True]
-    assert own.num_rows == num_found
-    np.testing.assert_array_equal(learnt.ranks, reranking(retrieval, own.weights).ranks)
+    weights, num_rows = learnt_weights(reranker, retrieval)
+    assert num_rows == num_found
+    learnt = reranked(reranker, retrieval, weights)
     mrr = [ranking.reciprocal_ranks(of.ranks).mean() for of in (learnt, found)]
     assert mrr[0] > mrr[1]
-
-
-@dataclasses.dataclass
-class FakeData:
-    """What reranking asks of a task's data."""
-
-    counts: CoOccurrence
-    weights: Ease
-    items: Catalogue
-    name: str = "fake"
-
-    def prepared(self):
-        return self
-
-    def co_occurrence(self):
-        return self.counts
-
-    def ease(self):
-        return self.weights
-
-    def catalogue(self):
-        return self.items
 
 
 def test_runs_are_compared_by_jobs_that_score_examples(world):

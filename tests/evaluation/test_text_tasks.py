@@ -9,7 +9,7 @@ import seqio
 from m6rec_jax.data.getting.sources import DATA_DIR_VARIABLE
 from m6rec_jax.data.rendering.corpora import prepare_corpus
 from m6rec_jax.data.rendering.texts import CorpusSpec, Text, TextColumns, TextCorpus, write_corpus
-from m6rec_jax.engine.candidates.likelihood import LikelihoodScorer
+from m6rec_jax.engine.candidates.scoring import LikelihoodScorer
 from m6rec_jax.engine.engine import EngineOptions
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.evaluation import checkpoint_evaluation as of_checkpoint

@@ -1,15 +1,9 @@
-"""Embeddings: from a registered task, and metrics against a loop over pairs."""
-
-import itertools
-import math
+"""Embeddings, from a registered task."""
 
 import numpy as np
-import pytest
 
 from m6rec_jax.data.getting.sources import DATA_DIR_VARIABLE
-from m6rec_jax.errors import DataError
 from m6rec_jax.evaluation.evaluator import Evaluator
-from m6rec_jax.jobs.retrieval import EmbeddingPredictions, EmbeddingsJob, uniformity
 from m6rec_jax.pipeline.registration import register_recommendation_tasks, task_info, unregister
 from tests.evaluation.small_model import small_model
 from tests.tasks import shop
@@ -48,21 +42,3 @@ def check(model, variables):
     np.testing.assert_allclose(best, ranked.scores[:, :1], atol=1e-6)
     metrics = evaluator.metrics(task, predictions)
     assert metrics["num_items"] == len(catalogue.items)
-
-
-def test_metrics_equal_a_loop_over_pairs():
-    rng = np.random.default_rng(0)
-    vectors = rng.normal(size=(9, 4))
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    distances = [np.sum((x - y) ** 2) for x, y in itertools.combinations(vectors, 2)]
-    expected = math.log(sum(math.exp(-2 * d) for d in distances) / len(distances))
-    assert uniformity(vectors) == pytest.approx(expected, rel=1e-12)
-    predictions = EmbeddingPredictions(
-        np.arange(2), vectors[:2], np.array([[3, -1], [4, 5]]), vectors
-    )
-    wanted = [(0, 3), (1, 4), (1, 5)]
-    alignment = np.mean([np.sum((vectors[u] - vectors[i]) ** 2) for u, i in wanted])
-    found = EmbeddingsJob().metrics(None, predictions)
-    assert found["alignment"] == pytest.approx(alignment, rel=1e-12)
-    with pytest.raises(DataError, match="at least two items"):
-        uniformity(vectors[:1])

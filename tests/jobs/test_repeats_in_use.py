@@ -9,8 +9,7 @@ import pytest
 from m6rec_jax.data.splitting.negatives import corrected_probability
 from m6rec_jax.engine.candidates.scoring import served_probability
 from m6rec_jax.engine.task_settings import TaskSettings
-from m6rec_jax.jobs.answering import Accepted
-from m6rec_jax.jobs.resources import Resources
+from m6rec_jax.jobs.answering import Accepted, CatalogueHandler, Handler
 from m6rec_jax.jobs.scoring import ScoringAnswers
 from m6rec_jax.requests.rendering import RequestRenderer, RequestText
 from m6rec_jax.requests.request import Request
@@ -66,11 +65,19 @@ def test_what_the_user_had_is_corrected_by_its_own_rate() -> None:
     assert found.values["probabilities"].dtype == np.float32
 
 
+class Recommends(CatalogueHandler):
+    answer = warm_up = None  # type: ignore[assignment]
+
+
 @pytest.mark.parametrize(
     ("repeats_count", "given", "hides"),
     [(True, None, False), (False, None, True), (True, True, True), (False, False, False)],
 )
-def test_what_the_user_had_is_hidden_as_the_data_say(repeats_count, given, hides) -> None:
+def test_what_the_user_had_is_hidden_as_the_data_say(
+    monkeypatch, repeats_count, given, hides
+) -> None:
     data = SimpleNamespace(spec=SimpleNamespace(repeats_count=repeats_count))
-    resources = SimpleNamespace(data=lambda task: data)
-    assert Resources.hides_seen(resources, "next", given) == hides  # type: ignore[arg-type]
+    monkeypatch.setattr(Handler, "__init__", lambda self, *_: setattr(self, "data", data))
+    handler = Recommends(None, "next", 1, 2, given)  # type: ignore[arg-type]
+    request = Request(User("u"), 9.0, ((Event("u", "c", 5.0), ITEMS[2]),), exclude=("a",))
+    assert handler.excluded(request) == ["c"] * hides + ["a"]

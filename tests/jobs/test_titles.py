@@ -8,7 +8,6 @@ import pytest
 
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.jobs.resources import open_serving_data
-from m6rec_jax.jobs.titles import TitlesAnswers
 from m6rec_jax.requests.rendering import RequestRenderer
 from m6rec_jax.requests.request import RequestFields, RequestParser
 from m6rec_jax.text.records import Item
@@ -124,8 +123,10 @@ def test_as_many_titles_as_are_asked_for(recommend, configure):
 def test_clear_errors(recommend, configure, served, served_model, films, tmp_path):
     with pytest.raises(ConfigError, match=r"titles or contents of .* 'ctr' writes nothing"):
         recommend([request(0)], "ctr")
+    configure("TitlesAnswers.k = 0\n")
     with pytest.raises(ConfigError, match=r"TitlesAnswers\.k = 0"):
-        TitlesAnswers(None, "titles", k=0)
+        recommend([request(0)])
+    configure("")
     with pytest.raises(DataError, match="the catalogue is empty"):
         recommend([request(0)], prepared="")
     # What a title begins with needs a genre, and nobody gives one.

@@ -3,6 +3,8 @@
     scorer = Scorer(model, variables, vocabulary, EngineOptions(source_length=256, ...))
     scorer.score_requests([history], [candidates])      # text in, one probability per candidate out
     bank.scorer().score_requests(histories, candidates, ["ctr", "stars"])      # a task per request
+    scorer = LikelihoodScorer(model, variables, vocabulary, options, Contrast("liked", "disliked"))
+    scorer.score_requests([history], [candidates])      # zero-shot: log odds of "liked"
 
 A history is encoded once, however many candidates it has; candidates are packed into decoder rows.
 Shapes come from a few buckets, so a new request compiles nothing once each bucket has been seen.
@@ -26,6 +28,7 @@ from m6rec_jax.engine.segments.cache import gathered_ends
 from m6rec_jax.engine.task_settings import NEVER, ExitSettings, TaskSettings, check_number
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.model import Encoded, M6Rec, masks
+from m6rec_jax.objectives.language_modelling import target_logits
 from m6rec_jax.text.labels import Contrast
 from m6rec_jax.text.layout import Row, pad_batch
 from m6rec_jax.text.vocabulary import Vocabulary
@@ -445,3 +448,55 @@ class Scorer(CandidateScorer):
             features["exit_threshold"] = thresholds[:, None]
             features["exit_depth"] = np.array([e.depth for e in taken], np.int32)[:, None]
         return features
+
+
+def contrast_scores(
+    model: M6Rec, variables: Variables, hidden: Array, features: Mapping[str, Array]
+) -> Array:
+    """`Read`: log odds of the target tokens against those that they are compared with, in nats.
+
+    They mean something where a text's block ends, in rows of `text.labels.Contrast.lay_out`.
+    """
+    logits = model.apply(variables, hidden, method=model.token_logits)
+    positive = target_logits(logits, features["decoder_target_tokens"])
+    return positive - target_logits(logits, features["decoder_contrast_tokens"])
+
+
+class LikelihoodScorer(CandidateScorer):
+    """Says by how much one of two labels in words is likelier for each candidate, in nats.
+
+    No head is needed, and nothing is trained for the task.
+
+    Args:
+      model, variables, vocabulary, options: as `Engine`.
+      contrast: the labels.
+
+    Raises:
+      ConfigError: lengths that do not fit together, or a model that only scores.
+    """
+
+    # A job beside others: few programs, for some padding.
+    row_growth = 8
+    program_name = "likelihood"
+    read = staticmethod(contrast_scores)
+    decoder_features = (
+        *CandidateScorer.decoder_features,
+        "decoder_target_tokens",
+        "decoder_contrast_tokens",
+    )
+
+    def __init__(
+        self,
+        model: M6Rec,
+        variables: Variables,
+        vocabulary: Vocabulary,
+        options: EngineOptions,
+        contrast: Contrast,
+    ) -> None:
+        if model.config.cross_attention_at != "all":
+            raise ConfigError(
+                "this model was built with ModelConfig.cross_attention_at = 'ends': its words do "
+                "not see the history, so their likelihood says nothing of the user"
+            )
+        super().__init__(model, variables, vocabulary, options)
+        self.contrast = contrast

@@ -68,7 +68,7 @@ class Reranker:
       texts: of the catalogue, in the order of the items table; items that are newer than the
         counts may follow.
       counts: training events of each item `[items]`, or of the first ones; items with none are new.
-      weights: by which items are ordered; None: those of `UNLEARNT`.
+      weights: by which items are ordered where `rerank` is given none; None: `UNLEARNT`.
       depth: how many items co-occurrence, EASE, words and what the user had add, each, at most;
         the most popular ones follow where all together are fewer.
       offered: which items may be recommended, bool `[items]`; None: all.

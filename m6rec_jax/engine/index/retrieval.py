@@ -10,7 +10,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,7 @@ from m6rec_jax.engine.index.catalogue_index import CatalogueIndex
 from m6rec_jax.engine.programs.runtime import in_buckets, read_back
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.model import Encoded, M6Rec
-from m6rec_jax.text.layout import pad_batch
+from m6rec_jax.text.layout import Row, pad_batch
 from m6rec_jax.text.vocabulary import Vocabulary
 
 Array = jax.Array
@@ -97,19 +98,29 @@ class Retriever(Engine):
         sizes = [len(row["decoder_input_tokens"]) for row in item_rows]
         batches = in_buckets(sizes, self._target_buckets, self._batch_sizes)
 
-        def started() -> Iterator[Array]:
-            for length, size, members in batches:
-                names = {"decoder_input_tokens": length, "decoder_block_ids": length}
-                batch = pad_batch([item_rows[i] for i in members], names, size)
-                batch["task_ids"] = np.full((size, 1), settings.task_id, np.int32)
-                yield self._items(self.variables, self._runtime.place_shared(batch))
-
+        started = (
+            self._run_items([item_rows[i] for i in members], length, size, settings.task_id)
+            for length, size, members in batches
+        )
         # One vector per position: those of a whole catalogue would fill the device.
-        for (*_, members), values in zip(batches, read_back(started()), strict=True):
+        for (*_, members), values in zip(batches, read_back(started), strict=True):
             for k, member in enumerate(members):
                 ends = text_ends(item_rows[member]["decoder_block_ids"])
                 result[indices[member]] = values[k, ends]
         return result
+
+    def _run_items(self, rows: Sequence[Row], length: int, size: int, task_id: int) -> Array:
+        """Starts a batch of items, padded to `[size, length]`."""
+        names = {"decoder_input_tokens": length, "decoder_block_ids": length}
+        batch = pad_batch(rows, names, size)
+        batch["task_ids"] = np.full((size, 1), task_id, np.int32)
+        vectors: Array = self._items(self.variables, self._runtime.place_shared(batch))
+        return vectors
+
+    def warm_up_items(self) -> None:
+        """Compiles every shape that `embed_items` can have."""
+        for length, size in itertools.product(self._target_buckets, self._batch_sizes):
+            self._run_items([], length, size, 0)
 
     def warm_up(self) -> None:
         """Compiles every shape that `embed_users` can have."""
