@@ -118,7 +118,8 @@ def measure(
     for turn in range(turns + 1):
         for name, (scorer, cache) in engines.items():
             if cache is not None:
-                cache.clear()
+                cache.source.clear()
+                cache.candidates.clear()
                 cold[name].append(request(scorer))
             warm[name].append(request(scorer))
         if turn == 0:  # compiled by now

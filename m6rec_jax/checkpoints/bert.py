@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
@@ -18,6 +19,7 @@ _KNOWN = {
     "hidden_act": tuple(ACTIVATIONS),
     "position_embedding_type": ("absolute",),
 }
+_MORE_SIZES = ("vocab_size", "max_position_embeddings", "type_vocab_size", "intermediate_size")
 _DEFAULTS = {"hidden_act": "gelu", "position_embedding_type": "absolute"}
 
 
@@ -34,22 +36,10 @@ def read_bert(folder: Path) -> tuple[BertConfig, dict[str, np.ndarray]]:
                 f"{path}: {name} {values.get(name)!r} is not one of {', '.join(known)}"
             )
     try:
-        config = BertConfig(
-            hidden_size=values["hidden_size"],
-            num_hidden_layers=values["num_hidden_layers"],
-            num_attention_heads=values["num_attention_heads"],
-            layer_norm_eps=values.get("layer_norm_eps", 1e-12),
-            hidden_act=values["hidden_act"],
-        )
-        shapes = weight_shapes(
-            config,
-            values["vocab_size"],
-            values["max_position_embeddings"],
-            values["type_vocab_size"],
-            values["intermediate_size"],
-        )
-    except KeyError as error:
-        raise CheckpointError(f"{path} does not say {error}") from error
+        config = msgspec.convert(values, BertConfig)
+        shapes = weight_shapes(config, *(values[name] for name in _MORE_SIZES))
+    except (msgspec.ValidationError, KeyError) as error:
+        raise CheckpointError(f"{path} does not say what is needed: {error}") from error
     weights = folder / WEIGHTS_FILE
     try:
         found = load_file(weights)

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import atexit
 import dataclasses
+import functools
 import json
 import logging
 import shutil
@@ -47,6 +48,7 @@ from m6rec_jax.engine.segments.cache import SegmentCache
 from m6rec_jax.engine.segments.store import STORE_COMMAND, SegmentStore
 from m6rec_jax.engine.task_settings import ExitSettings, TaskSettings, task_settings
 from m6rec_jax.errors import CheckpointError, ConfigError
+from m6rec_jax.io.buckets import kept_copy, path_of
 from m6rec_jax.io.hashing import sha256
 from m6rec_jax.model import M6Rec
 from m6rec_jax.model.m6rec import abstract_variables
@@ -287,10 +289,14 @@ def restore_model(
       CheckpointError: no checkpoint, none of that step, damage, or another vocabulary.
     """
     if Path(model_dir).is_file():
-        packed, assets = _open_packed(model_dir, step, mesh)
-        if vocabulary_fingerprint not in (None, read_vocabulary(assets).fingerprint):
+        if vocabulary_fingerprint not in (None, read_vocabulary(model_dir).fingerprint):
             raise CheckpointError(f"{model_dir} has another vocabulary than the one in use")
-        return packed
+        packed, _ = _opened(model_dir)
+        if step not in (None, packed.step):
+            raise CheckpointError(f"{model_dir} is step {packed.step}, not step {step}")
+        # It is small: of several devices each has all of it.
+        variables = jax.device_put(packed.variables, None if mesh is None else replicated(mesh))
+        return RestoredModel(M6Rec(packed.config), variables, packed.step)
     checkpoint = open_checkpoint(model_dir, step)
     checkpoint.check_vocabulary(vocabulary_fingerprint)
     if step is None:
@@ -320,18 +326,14 @@ def load_model(
     Raises:
       CheckpointError: there is no `inference` folder.
     """
-    restored: RestoredModel | None = None
-    assets: str | Path = model_dir
-    if Path(model_dir).is_file():
-        restored, assets = _open_packed(model_dir, step, mesh)
-    else:
+    if not Path(model_dir).is_file():
         open_checkpoint(model_dir, step)  # a missing checkpoint is the first thing to say
-    vocabulary, settings = read_vocabulary(assets), read_settings(assets)
-    dataset_specs, data_dir = read_dataset_specs(assets), Path(assets) / DATA_FOLDER
+    vocabulary, settings = read_vocabulary(model_dir), read_settings(model_dir)
+    dataset_specs, data_dir = read_dataset_specs(model_dir), assets_of(model_dir) / DATA_FOLDER
     for spec in dataset_specs.values():
         template_of(spec)  # raises where it is none
     rules = tuple(rules)
-    restored = restored or restore_model(
+    restored = restore_model(
         model_dir,
         step=step,
         vocabulary_fingerprint=vocabulary.fingerprint,
@@ -342,7 +344,7 @@ def load_model(
         model=restored.model,
         variables=restored.variables,
         vocabulary=vocabulary,
-        settings=calibrated(settings, assets, restored.step),
+        settings=calibrated(settings, model_dir, restored.step),
         step=restored.step,
         backbone=Backbone(
             restored.model,
@@ -356,25 +358,26 @@ def load_model(
     )
 
 
-def _open_packed(
-    path: str | Path, step: int | None = None, mesh: Mesh | None = None
-) -> tuple[RestoredModel, Path]:
-    """A packed model, and a folder with what it carries, for as long as this process runs."""
-    packed = read_packed(path)
-    if step not in (None, packed.step):
-        raise CheckpointError(f"{path} is step {packed.step}, not step {step}")
-    folder = Path(tempfile.mkdtemp())
+def assets_of(model_dir: str | Path) -> Path:
+    """The folder in which `inference/` lies, on a local disk until Python ends: the run's own, a
+    copy of one in a bucket, or what a packed file carries.
+    """
+    if Path(model_dir).is_file():
+        return _opened(model_dir)[1]
+    return kept_copy(path_of(model_dir) / ASSETS_FOLDER).parent
+
+
+def _opened(path: str | Path) -> tuple[Packed, Path]:
+    """A packed model, and a folder with what it carries."""
+    return _opened_once(path, Path(path).stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=2)
+def _opened_once(path: str | Path, _: int) -> tuple[Packed, Path]:
+    packed, folder = read_packed(path), Path(tempfile.mkdtemp())
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     write_files(folder, packed.files)
-    # It is small: of several devices each has all of it.
-    where = None if mesh is None else replicated(mesh)
-    variables = jax.device_put(packed.variables, where)
-    return RestoredModel(M6Rec(packed.config), variables, packed.step), folder
-
-
-def assets_of(model_dir: str | Path) -> str | Path:
-    """The folder of which `inference/` is; of a packed file one with what it carries."""
-    return _open_packed(model_dir)[1] if Path(model_dir).is_file() else model_dir
+    return packed, folder
 
 
 def packed_of(model_dir: str | Path, bits: int = BITS) -> Packed:
@@ -388,16 +391,15 @@ def packed_of(model_dir: str | Path, bits: int = BITS) -> Packed:
     restored = restore_model(
         model_dir, vocabulary_fingerprint=read_vocabulary(model_dir).fingerprint
     )
-    assets = epath.Path(model_dir) / ASSETS_FOLDER
-    specs = read_dataset_specs(model_dir)
+    folder, specs = assets_of(model_dir), read_dataset_specs(model_dir)
     return Packed(
         restored.model.config,
         quantized_variables(restored.variables, bits),
         restored.step,
         {
-            str(path.relative_to(model_dir)): path.read_bytes()
+            str(path.relative_to(folder)): path.read_bytes()
             for pattern in ("*.model", "*.json", f"{DATASETS_FOLDER}/*.json")
-            for path in sorted(assets.glob(pattern))
+            for path in sorted((folder / ASSETS_FOLDER).glob(pattern))
         },
         {
             "trained_on": {
@@ -447,7 +449,7 @@ def calibrated(settings: InferenceSettings, model_dir: str | Path, step: int) ->
 
 def read_ranking(model_dir: str | Path, step: int) -> dict[str, RankingWeights]:
     """Weights by task of `MODEL_DIR/inference/ranking.json`; errors, warnings: `calibrated`."""
-    return _calibrated(assets_of(model_dir), RANKING_FILE, step, RankingWeights)
+    return _calibrated(model_dir, RANKING_FILE, step, RankingWeights)
 
 
 class _Calibrated(msgspec.Struct, Generic[T]):
@@ -458,7 +460,7 @@ class _Calibrated(msgspec.Struct, Generic[T]):
 
 
 def _calibrated(model_dir: str | Path, file: str, step: int, kind: type[T]) -> dict[str, T]:
-    path = epath.Path(model_dir) / ASSETS_FOLDER / file
+    path = assets_of(model_dir) / ASSETS_FOLDER / file
     if not path.exists():
         return {}
     calibrated = _read(path, _Calibrated[kind])  # type: ignore[valid-type]
@@ -475,24 +477,16 @@ def _calibrated(model_dir: str | Path, file: str, step: int, kind: type[T]) -> d
 
 def read_dataset_specs(model_dir: str | Path) -> dict[str, dict[str, Any]]:
     """`inference/datasets`, by the `prepared` of tasks; raises CheckpointError where damaged."""
-    folder = epath.Path(model_dir) / ASSETS_FOLDER / DATASETS_FOLDER
-    paths = sorted(folder.glob("*.json")) if folder.exists() else ()
-    return {path.stem: _read(path, dict[str, Any]) for path in paths}
+    folder = assets_of(model_dir) / ASSETS_FOLDER / DATASETS_FOLDER
+    return {path.stem: _read(path, dict[str, Any]) for path in sorted(folder.glob("*.json"))}
 
 
 def read_vocabulary(model_dir: str | Path) -> Vocabulary:
     """`inference/vocabulary.model`; raises CheckpointError where it is missing."""
-    path = _asset(model_dir, VOCABULARY_FILE)
-    if Path(path).exists():
-        return Vocabulary(path)
-    # SentencePiece reads local files only.
-    with tempfile.NamedTemporaryFile(suffix=".model", delete=False) as file:
-        file.write(path.read_bytes())
-    atexit.register(Path(file.name).unlink, missing_ok=True)  # whoever saves assets copies it
-    return Vocabulary(file.name)
+    return Vocabulary(_asset(model_dir, VOCABULARY_FILE))
 
 
-def _read(path: epath.Path, kind: type[T]) -> T:
+def _read(path: Path, kind: type[T]) -> T:
     """A JSON file; raises CheckpointError where it is damaged."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
@@ -500,8 +494,8 @@ def _read(path: epath.Path, kind: type[T]) -> T:
         raise CheckpointError(f"{path} is damaged: {error}") from error
 
 
-def _asset(model_dir: str | Path, name: str) -> epath.Path:
-    path = epath.Path(model_dir) / ASSETS_FOLDER / name
+def _asset(model_dir: str | Path, name: str) -> Path:
+    path = assets_of(model_dir) / ASSETS_FOLDER / name
     if not path.exists():
         raise CheckpointError(
             f"{path} is missing: {model_dir} has a checkpoint, but not what inference needs beside "

@@ -42,7 +42,7 @@ def own_vocabulary(model_dir: str | Path) -> Iterator[None]:
     has_model = folder.is_file() or (
         not in_bucket(model_dir) and list_steps(folder / CHECKPOINTS_FOLDER)
     )
-    path = Path(assets_of(folder)) / ASSETS_FOLDER / VOCABULARY_FILE
+    path = assets_of(folder) / ASSETS_FOLDER / VOCABULARY_FILE
     before = os.environ.get(OWN_VOCABULARY_VARIABLE)
     if has_model and path.is_file():
         os.environ[OWN_VOCABULARY_VARIABLE] = str(path.absolute())

@@ -84,9 +84,8 @@ def assert_equal(one: Any, two: Any) -> None:
         np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
 
 
-@pytest.mark.parametrize("frozen", [(), ("params",)], ids=["all", "frozen"])
-def test_round_trip(frozen: tuple[str, ...], tmp_path: Path) -> None:
-    save(tmp_path, 7, frozen=frozen)
+def test_round_trip(tmp_path: Path) -> None:
+    save(tmp_path, 7)
     trees, states = restore(tmp_path)
     assert_equal(trees, make_trees(7))
     assert states == STATES
@@ -146,14 +145,11 @@ def test_paths_that_mean_a_checkpoint(place: str, run: Path) -> None:
 # --- errors -----------------------------------------------------------------------------------
 
 
-def test_no_such_step(run: Path) -> None:
+def test_no_checkpoint_there(run: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no checkpoint of step 15 in .*; there are: 10, 20"):
         open_checkpoint(run, 15)
     with pytest.raises(CheckpointError, match="is step 20, not step 10"):
         open_checkpoint(run / "checkpoints" / "20", 10)
-
-
-def test_no_checkpoint_there(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no such folder"):
         open_checkpoint(tmp_path / "nowhere")
     with pytest.raises(CheckpointError, match="expected MODEL_DIR"):
@@ -187,11 +183,6 @@ def test_another_shape_is_named_with_its_cause(run: Path) -> None:
 def test_other_tensors_are_named(run: Path) -> None:
     with pytest.raises(CheckpointError, match=r"'params/scale' is float32\[32\] in .* and missing"):
         restore_one(run, PARAMS, {"kernel": make_trees()["params"]["kernel"]})
-    with pytest.raises(CheckpointError, match="'params/bias' is missing in the checkpoint"):
-        restore_one(run, PARAMS, {**make_trees()["params"], "bias": jnp.zeros(3)})
-
-
-def test_another_optimizer_is_explained(run: Path) -> None:
     target = jax.eval_shape(optax.sgd(0.1, momentum=0.9).init, {"prompts": {}})
     with pytest.raises(CheckpointError, match=r"'optimizer/.*another optimizer"):
         restore_one(run, OPTIMIZER, target)
@@ -201,17 +192,12 @@ def largest_file(folder: Path) -> Path:
     return max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
 
 
-@pytest.mark.parametrize("item", ["params", "prompts", "optimizer"])
-def test_truncated_array_files(item: str, damaged: Path) -> None:
-    folder = next((damaged / "checkpoints").glob("params-*"))
-    folder = folder if item == "params" else damaged / "checkpoints" / "20" / item
-    for path in folder.rglob("*"):
-        if path.is_file() and path.parent.name == "d":
-            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(CheckpointError, match=f"{item}.* could not be read"):
+def test_truncated_array_files(damaged: Path) -> None:
+    for path in (damaged / "checkpoints" / "20" / "prompts").rglob("d/*"):
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(CheckpointError, match="prompts could not be read"):
         restore(damaged)
-    if item != "params":
-        restore(damaged, 10)
+    restore(damaged, 10)
 
 
 def test_flipped_bits_are_noticed(damaged: Path) -> None:
@@ -226,20 +212,16 @@ def test_flipped_bits_are_noticed(damaged: Path) -> None:
 
 def test_damaged_manifest(damaged: Path) -> None:
     path = damaged / "checkpoints" / "20" / "manifest" / "metadata"
-    for content in (path.read_bytes()[:100], b"\xff\xfe\x00"):
-        path.write_bytes(content)
-        with pytest.raises(CheckpointError, match=r"manifest/metadata is damaged"):
-            restore(damaged)
-
-
-def test_missing_item(damaged: Path) -> None:
-    shutil.rmtree(damaged / "checkpoints" / "20" / "prompts")
-    with pytest.raises(CheckpointError, match=r"\(item 'prompts' of step 20\) is missing"):
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(CheckpointError, match=r"manifest/metadata is damaged"):
         restore(damaged)
 
 
-def test_missing_frozen_backbone_says_what_to_copy(damaged: Path) -> None:
+def test_missing_items(damaged: Path) -> None:
     backbone = next((damaged / "checkpoints").glob("params-*"))
+    shutil.rmtree(damaged / "checkpoints" / "20" / "prompts")
+    with pytest.raises(CheckpointError, match=r"\(item 'prompts' of step 20\) is missing"):
+        restore(damaged)
     shutil.rmtree(backbone)
     with pytest.raises(CheckpointError, match=f"{backbone.name}.* copy it too"):
         restore(damaged)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -176,27 +175,20 @@ def test_every_tensor_that_does_not_fit_is_named(folder: Path) -> None:
 
 def test_missing_and_damaged_files(folder: Path, tmp_path: Path) -> None:
     chunk = folder / KERNEL / "0.0"
-    content = chunk.read_bytes()
-    chunk.write_bytes(content[: len(content) // 2])
+    chunk.write_bytes(chunk.read_bytes()[:20])
     with pytest.raises(CheckpointError, match=rf"{KERNEL} is missing or damaged"):
         read_t5x(folder)
     chunk.unlink()
     with pytest.raises(CheckpointError, match=r"missing or damaged: .*0\.0"):
         read_t5x(folder)
-    shutil.rmtree(folder / KERNEL)
-    with pytest.raises(CheckpointError, match=rf"{KERNEL} is missing or damaged"):
-        read_t5x(folder)
     (folder / "checkpoint").write_bytes(b"\x93")
     with pytest.raises(CheckpointError, match="is no index of a t5x checkpoint"):
         read_t5x(folder)
-    with pytest.raises(CheckpointError, match="no t5x checkpoint at"):
-        read_t5x(tmp_path / "nowhere")
     (tmp_path / "orbax" / "state").mkdir(parents=True)
     with pytest.raises(CheckpointError, match="or no item of t5x"):
         read_t5x(tmp_path / "orbax")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(CheckpointError, match="neither a file 'checkpoint'"):
-        read_t5x(tmp_path / "empty")
+    with pytest.raises(CheckpointError, match="no t5x checkpoint at"):
+        read_t5x(tmp_path / "nowhere")
 
 
 def test_large_arrays_are_cut_into_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,12 +204,3 @@ def test_zeros_are_written_out(tmp_path: Path) -> None:
     folder = write_t5x(weights, tmp_path)
     assert (folder / "target.encoder.encoder_norm.scale" / "0").exists()
     assert_same_leaves(read_t5x(folder), weights)
-
-
-def test_an_array_of_another_shape_than_the_index_says(folder: Path) -> None:
-    name = "target.encoder.layers_0.attention.query.kernel"
-    shutil.rmtree(folder / KERNEL)
-    shutil.copytree(folder / "target.encoder.layers_0.mlp.wi_0.kernel", folder / KERNEL)
-    with pytest.raises(CheckpointError, match=r"is \[8, 10\], but the index says \[8, 12\]"):
-        read_t5x(folder)
-    assert (folder / name).exists()

@@ -103,7 +103,7 @@ def test_scores_of_other_models_are_those_of_one_pass(shop_vocabulary, kind):
 
 def test_only_what_is_new_is_computed(late_only):
     _, cached, kept = late_only
-    kept.clear()
+    kept.source.clear()
     counts = kept.counts()["source"]
 
     def computed(history, task):
@@ -171,7 +171,7 @@ def test_a_store_is_read_by_its_task(shop_vocabulary, tmp_path, kind):
         **{"model": "a", "task": "task 0", "width": kept.candidates.width, "dtype": "float32"},
         progress=False,
     )
-    kept.clear()
+    kept.candidates.clear()
     kept.candidates.store = SegmentStore(tmp_path / "store", "a"), own
     counts = kept.counts()["candidate"]
     for task in TASKS:

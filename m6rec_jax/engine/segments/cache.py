@@ -395,12 +395,6 @@ class SegmentCache:
         """By pool, 'source' and 'candidate'."""
         return {pool.name: pool.counts for pool in self._pools}
 
-    def clear(self) -> None:
-        """Forgets all states."""
-        with self.lock:
-            for pool in self._pools:
-                pool.clear()
-
     def warm_up(self, variables: Variables) -> None:
         """Compiles what computes and copies states."""
         with self.lock:
