@@ -181,7 +181,6 @@ def write_large_bank(folder: Path, name: str, number: int) -> Path:
     """A bank of so many tasks of scoring, `task0` to ..., beside the one of `write_folder`."""
     (base,) = export_prompts(folder / "run", ["ctr"])
     bank = folder / name
-    if bank.exists():
-        shutil.rmtree(bank)
+    shutil.rmtree(bank, ignore_errors=True)
     BankFolder(bank).add(*(perturbed(base, f"task{n}", n) for n in range(number)))
     return bank
