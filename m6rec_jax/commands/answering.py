@@ -70,7 +70,6 @@ def add_commands(commands: Any) -> None:
             help="on a local disk",
         )
         takes_gin(action)
-    takes_engine(build)
 
 
 def _add_serve(commands: Any) -> None:
@@ -217,8 +216,8 @@ def run_index_build(args: argparse.Namespace) -> None:
     look_first(args, "gin_configs/commands/index.gin")
     from m6rec_jax.serving.build_index import build_index
 
-    (configure if args.engine == "ray" else configure_together)(args)
-    manifest = build_index(args.output, engine=args.engine)
+    configure_together(args)
+    manifest = build_index(args.output)
     print(f"{args.output}: {manifest.count:,} items, {manifest.shape[1]} numbers each")
 
 

@@ -399,7 +399,8 @@ class IndexHandler(CatalogueHandler):
     def _search(self, requests: Sequence[Request], users: np.ndarray) -> list[Answer]:
         """Answers requests of users `[requests, retrieval]`."""
         excluded = [self.excluded(request) for request in requests]
-        hits = self._index.top_k(users, self._depth, excluded, self.resources.batch_sizes)
+        seen, sizes = [self._index.places_of(ids) for ids in excluded], self.resources.batch_sizes
+        hits = self._index.search.top_k(users, self._depth, seen, sizes)
         lists = self._ordered(requests, excluded, users, hits)
         return [
             self._listed(ids, scores, request.k or self.default_k)

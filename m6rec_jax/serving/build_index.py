@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
 
 import gin
 import jax
-import numpy as np
 
 from m6rec_jax.bank.loading import load_with_bank
 from m6rec_jax.engine.computed_folder import ComputedManifest
 from m6rec_jax.engine.index.index_files import write_index
-from m6rec_jax.engine.index.retrieval import Retriever
-from m6rec_jax.engine.model_folder import LoadedModel
 from m6rec_jax.engine.task_settings import task_name
 from m6rec_jax.errors import ConfigError, DataError
 from m6rec_jax.io.buckets import in_bucket
-from m6rec_jax.io.workers import RayWorkers, Threads, Workers
 from m6rec_jax.jobs.resources import open_serving_data
 from m6rec_jax.sharding import LogicalRules, data_parallel, make_mesh
 
@@ -37,7 +29,6 @@ def build_index(
     items: str | None = None,
     batch_size: int = 32,
     rules: LogicalRules | None = None,
-    engine: Literal["process", "ray"] = "process",
     progress: bool = True,
 ) -> ComputedManifest:
     """Embeds every item of a catalogue.
@@ -45,7 +36,7 @@ def build_index(
     Args:
       output: a new or empty folder.
       model_dir: of a training run for retrieval.
-      bank, task, step, prepared, items, batch_size, rules, engine, progress: see
+      bank, task, step, prepared, items, batch_size, rules, progress: see
         `batch_inference.infer_requests`.
 
     Raises:
@@ -55,59 +46,25 @@ def build_index(
     """
     if in_bucket(output):
         raise ConfigError(f"{output}: an index lies on a local disk; copy it to the bucket")
-    if engine == "process" and jax.process_count() > 1:
-        raise ConfigError(
-            "m6rec index build runs in one process, on all of its devices; --engine ray has several"
-        )
-    make = functools.partial(_open, str(model_dir), bank, step, task, rules, batch_size)
-    with contextlib.ExitStack() as stack:
-        workers: Workers[_Embedder]
-        if engine == "ray":
-            workers = stack.enter_context(RayWorkers("m6rec index build --engine ray", make))
-        else:
-            workers = stack.enter_context(Threads(make()))
-        texts, described = workers.begin(_described, prepared, items)()
-        embedded = functools.partial(workers.map, _embedded)
-        return write_index(output, texts, embedded, **described, progress=progress)
-
-
-# A model, and the task whose items it embeds.
-_Embedder = tuple[LoadedModel, str, Retriever]
-
-
-def _open(
-    model_dir: str,
-    bank: str | None,
-    step: int | None,
-    task: str,
-    rules: LogicalRules | None,
-    batch_size: int,
-) -> _Embedder:
-    mesh, rules = make_mesh(), data_parallel() if rules is None else rules
-    model = load_with_bank(model_dir, bank=bank, step=step, mesh=mesh, rules=rules)
+    if jax.process_count() > 1:
+        raise ConfigError("m6rec index build runs in one process, on all of its devices")
+    rules = data_parallel() if rules is None else rules
+    model = load_with_bank(model_dir, bank=bank, step=step, mesh=make_mesh(), rules=rules)
     task = task_name(model.settings.tasks, task)
     retriever = model.retriever(
         task, batch_sizes=(batch_size,), target_buckets=(model.settings.target_length,)
     )
     retriever.settings(task)
-    return model, task, retriever
-
-
-def _described(
-    embedder: _Embedder, prepared: str | None, items: str | None
-) -> tuple[Mapping[str, str], Mapping[str, Any]]:
-    """Texts of all items, and arguments of `write_index` that say what the model is."""
-    model, task, _ = embedder
     texts = open_serving_data(model, task, prepared, items, with_statistics=False).item_texts()
     for id_, text in texts.items():
         if not len(model.vocabulary.encode_array(text)):
             raise DataError(f"item {id_!r} has no text to embed: {text!r}")
-    return texts, {
-        "model": model.fingerprint(task),
-        "dim": model.model.config.prompts.retrieval_dim,
-        "task": task,
-    }
-
-
-def _embedded(embedder: _Embedder, texts: Sequence[str]) -> np.ndarray:
-    return embedder[2].embed_items(texts)
+    return write_index(
+        output,
+        texts,
+        retriever.embed_items,
+        model=model.fingerprint(task),
+        task=task,
+        dim=model.model.config.prompts.retrieval_dim,
+        progress=progress,
+    )

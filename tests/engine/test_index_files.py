@@ -24,13 +24,12 @@ def embed(texts: Any) -> np.ndarray:
 
 def build(folder: Path, texts: dict[str, str] = TEXTS, **changes: Any) -> Any:
     settings = {"model": "a", "task": "next", "dim": 8, "progress": False} | changes
-    own = settings.pop("embed", embed)
-    return write_index(folder, texts, lambda blocks: map(own, blocks), **settings)
+    return write_index(folder, texts, settings.pop("embed", embed), **settings)
 
 
 def lists(index: StoredIndex, k: int, seen: list[list[str]]) -> list[tuple[list[str], np.ndarray]]:
     """Ids and scores of each user, without the fillers; in batches of two, the last one padded."""
-    top = index.top_k(USERS, k, seen, (2,))
+    top = index.search.top_k(USERS, k, [*map(index.places_of, seen)], (2,))
     found = []
     for items, scores in zip(top.ids, top.scores, strict=True):
         left = items >= 0
@@ -128,14 +127,14 @@ def test_ties_stay_in_the_order_of_the_catalogue(tmp_path: Path) -> None:
     build(tmp_path / "index", embed=tied)
     index = open_index(tmp_path / "index", "a")
     seen = [["id 9"], [], ["id 1"] * 3, list(TEXTS)[:21], list(TEXTS)]
-    found = index.top_k(USERS, 6, seen, (2,))
+    found = index.search.top_k(USERS, 6, [*map(index.places_of, seen)], (2,))
     scores = USERS @ vectors.T
     for user, own in enumerate(seen):
         left = [n for n in range(23) if f"id {n}" not in own]
         order = sorted(left, key=lambda n: (-scores[user, n].round(5), n))[:6]
         assert [n for n in found.ids[user] if n >= 0] == order
     assert found.ids[0, :3].tolist() == [2, 17, 22]
-    assert index.top_k(USERS[:0], 6, [], (2,)).ids.shape == (0, 6)
+    assert index.search.top_k(USERS[:0], 6, [], (2,)).ids.shape == (0, 6)
 
 
 def test_damage_and_absence(folder: Path, tmp_path: Path) -> None:

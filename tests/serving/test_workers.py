@@ -9,11 +9,9 @@ from typing import Any
 
 import pytest
 
-from m6rec_jax.engine import computed_folder
 from m6rec_jax.errors import ConfigError, DataError, M6RecError
 from m6rec_jax.io.workers import Processes, RayWorkers, Threads, fitting
 from m6rec_jax.serving.batch_inference import infer_requests
-from m6rec_jax.serving.build_index import build_index
 from tests.serving import served_films
 
 NEEDS_RAY = "needs the extra ray: make ray"
@@ -77,10 +75,7 @@ def test_a_cluster_without_room() -> None:
         fitting({"GPU": 2}, [{"CPU": 8.0}])
 
 
-def test_files_and_indexes_are_the_same_by_ray(
-    served: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(computed_folder, "BLOCK", 3)
+def test_files_are_the_same_by_ray(served: Path, tmp_path: Path) -> None:
     pytest.importorskip("ray", reason=NEEDS_RAY)
     rows = [served_films.request(number) for number in range(40)]
     rows[7] |= {"time": "then"}
@@ -91,10 +86,8 @@ def test_files_and_indexes_are_the_same_by_ray(
     settings |= {"model_dir": served / "run", "batch_size": 4, "progress": False}
     for engine in ("process", "ray"):
         folder = tmp_path / engine
-        index = settings | {"task": "next", "engine": engine}
-        build_index(folder / "index", **index)
         scores = settings | {"task": "ctr", "chunk_size": 10, "engine": engine}
         infer_requests(requests, folder / "out.jsonl", **scores)
-    for name in ("out.jsonl", "out.rejected.jsonl", "index/embeddings.npy"):
+    for name in ("out.jsonl", "out.rejected.jsonl"):
         plain, by_ray = (tmp_path / engine / name for engine in ("process", "ray"))
         assert plain.read_bytes() == by_ray.read_bytes()

@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,12 +26,10 @@ from m6rec_jax.engine.computed_folder import (
     read_manifest,
     write_folder,
 )
-from m6rec_jax.engine.index.catalogue_index import CatalogueIndex, TopK
+from m6rec_jax.engine.index.catalogue_index import CatalogueIndex
 
 INDEX_COMMAND = "m6rec index build"
 IDS, EMBEDDINGS = "ids.parquet", "embeddings.npy"
-
-Embed = Callable[[Iterable[Sequence[str]]], Iterable[np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,25 +50,15 @@ class StoredIndex:
     def _places(self) -> Mapping[str, int]:
         return {id_: place for place, id_ in enumerate(self.ids)}
 
-    def top_k(
-        self,
-        users: np.ndarray,
-        k: int,
-        excluded: Sequence[Sequence[str]],
-        batch_sizes: Sequence[int],
-    ) -> TopK:
-        """As `CatalogueIndex.top_k`, without the ids `excluded`, as far as the index has them."""
-        seen = [
-            np.array([self._places[id_] for id_ in ids if id_ in self._places], np.int64)
-            for ids in excluded
-        ]
-        return self.search.top_k(users, k, seen, batch_sizes)
+    def places_of(self, ids: Sequence[str]) -> np.ndarray:
+        """Places of ids, as far as the index has them, int64 `[n]`."""
+        return np.array([self._places[id_] for id_ in ids if id_ in self._places], np.int64)
 
 
 def write_index(
     folder: str | Path,
     texts: Mapping[str, str],
-    embed: Embed,
+    embed: Callable[[Sequence[str]], np.ndarray],
     *,
     model: str,
     task: str,
@@ -82,7 +70,7 @@ def write_index(
     Args:
       folder: see `write_folder`.
       texts: id -> text of each item, at least one.
-      embed: blocks of texts to float32 `[texts, dim]` each, in their order.
+      embed: texts to float32 `[texts, dim]`.
       model, task: see `ComputedManifest`.
       dim: width of the embeddings.
       progress: whether to show a bar.
@@ -97,7 +85,7 @@ def write_index(
         Path(folder),
         manifest,
         EMBEDDINGS,
-        embed(blocks_of(list(texts.values()), progress)),
+        map(embed, blocks_of(list(texts.values()), progress)),
         {IDS: functools.partial(pq.write_table, ids)},
     )
 
