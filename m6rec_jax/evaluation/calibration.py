@@ -36,15 +36,16 @@ from m6rec_jax.evaluation.checkpoint_evaluation import restored_evaluator
 from m6rec_jax.evaluation.evaluator import Evaluator, run_program
 from m6rec_jax.evaluation.reranking import (
     Reranking,
-    Retrieval,
     learnt_weights,
     ranking_name,
     reranked,
+    without_towers,
 )
 from m6rec_jax.io.atomic import write_atomically
 from m6rec_jax.io.json_text import json_text
 from m6rec_jax.jobs.job import jobs, labelled
 from m6rec_jax.jobs.likelihood import PlattScaling
+from m6rec_jax.jobs.retrieval import Retrieval
 from m6rec_jax.metrics import ranking
 from m6rec_jax.metrics.classification import auc, log_loss, platt_scaling
 from m6rec_jax.model import M6Rec
@@ -226,7 +227,7 @@ def learn_weights(
         wants = (ranks_before > 0).any(axis=1)
         # What the model adds is the difference to weights without the towers.
         for towers in (False, True) if reranking.towers else (False,):
-            found = retrieval if towers else retrieval.without_towers()
+            found = retrieval if towers else without_towers(retrieval)
             learnt, num_found = learnt_weights(reranker, found)
             ranks = reranked(reranker, found, learnt).ranks
             weights[ranking_name(task.name, retrieval.name, towers)] = Learnt(

@@ -31,14 +31,14 @@ from m6rec_jax.engine.task_settings import TaskSettings, check_part
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.evaluation.reranking import (
     Reranking,
-    Retrieval,
     ranking_name,
     reranked,
     reranker_of,
+    without_towers,
 )
 from m6rec_jax.io.progress import progress_bar
 from m6rec_jax.jobs.job import Array, Features, Job, TaskData, Variables
-from m6rec_jax.jobs.retrieval import DEFAULT_KS, RetrievalPredictions
+from m6rec_jax.jobs.retrieval import DEFAULT_KS, Retrieval, RetrievalPredictions
 from m6rec_jax.metrics.generation import require_text_metrics
 from m6rec_jax.model import M6Rec, PromptConfig
 from m6rec_jax.pipeline.batches import EvaluationBatches
@@ -315,35 +315,27 @@ class _TaskEvaluation:
             kept[key] = make()
         return kept[key]
 
-    def reranked(
-        self,
-        predictions: RetrievalPredictions,
-        past: Callable[[], Sequence[np.ndarray]],
-        excluded: Sequence[np.ndarray],
-        similarities: Callable[[slice, np.ndarray], np.ndarray],
-        name: str = "",
-    ) -> RetrievalPredictions:
+    def reranked(self, found: Retrieval) -> RetrievalPredictions:
         evaluator, reranking = self._evaluator, self._reranking
         if reranking is None:
-            return predictions
-        found = Retrieval(predictions, past(), excluded, similarities, name)
+            return found.predictions
         if evaluator.retrievals is not None:
             evaluator.retrievals.append(found)
-            return predictions
+            return found.predictions
         reranker, length = self.reranker(reranking), max(self.ks)
 
         def ordered(towers: bool) -> RetrievalPredictions:
-            weights = evaluator.ranking.get(ranking_name(self._task.name, name, towers))
-            return reranked(reranker, found if towers else found.without_towers(), weights)
+            weights = evaluator.ranking.get(ranking_name(self._task.name, found.name, towers))
+            return reranked(reranker, found if towers else without_towers(found), weights)
 
-        rest = ranking_name(self._task.name, name, towers=False)
+        rest = ranking_name(self._task.name, found.name, towers=False)
         has_rest = reranking.towers and rest in evaluator.ranking
         best = ordered(reranking.towers)
         return dataclasses.replace(
             best,
             top_items=best.top_items[:, :length],
             scores=best.scores[:, :length],
-            towers_ranks=predictions.ranks,
+            towers_ranks=found.predictions.ranks,
             rest_ranks=ordered(towers=False).ranks if has_rest else None,
         )
 

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
 
 import gin
 import numpy as np
@@ -22,7 +21,7 @@ from m6rec_jax.engine.index.catalogue_index import NO_ITEM, TopK
 from m6rec_jax.engine.index.ranking_weights import RankingWeights, fit_choices
 from m6rec_jax.engine.index.reranking import Reranker, Similarities
 from m6rec_jax.io.progress import progress_bar
-from m6rec_jax.jobs.retrieval import RetrievalPredictions
+from m6rec_jax.jobs.retrieval import Retrieval, RetrievalPredictions
 
 # Rows that are reranked together.
 _BLOCK = 256
@@ -54,48 +53,33 @@ class Reranking:
     towers: bool = True
 
 
-class Retrieval(NamedTuple):
-    """What a retriever found for rows of a task.
-
-    Attributes:
-      predictions: of its rows.
-      past: per row, the items of the history, oldest first.
-      excluded: per row, items that are not recommended.
-      similarities: of some rows, a slice, and items `[rows, k]`.
-      name: of what is wanted, where a task wants several things.
-    """
-
-    predictions: RetrievalPredictions
-    past: Sequence[np.ndarray]
-    excluded: Sequence[np.ndarray]
-    similarities: Callable[[slice, np.ndarray], np.ndarray]
-    name: str = ""
-
-    def without_towers(self) -> Retrieval:
-        """The same rows, in which the towers found nothing."""
-        own = self.predictions
-        nothing = dataclasses.replace(
-            own,
-            top_items=np.full_like(own.top_items, NO_ITEM),
-            ranks=np.where(own.ranks > 0, own.num_ranked[:, None], 0),  # behind all candidates
-        )
-        return self._replace(
-            predictions=nothing, similarities=lambda rows, ids: np.zeros(ids.shape, np.float32)
-        )
-
-    def blocks(self) -> Iterator[tuple[slice, Arguments]]:
-        """Rows, and arguments of `Reranker.candidates` for them, block by block."""
-        starts = range(0, len(self.predictions.users), _BLOCK)
-        for start in progress_bar(starts, desc="reranking", unit=" blocks", delay=1.0, leave=False):
-            rows = slice(start, start + _BLOCK)
-            top = TopK(self.predictions.top_items[rows], self.predictions.scores[rows])
-            similarities = functools.partial(self.similarities, rows)
-            yield rows, (self.past[rows], self.excluded[rows], top, similarities)
-
-
 def ranking_name(task: str, name: str, towers: bool) -> str:
     """What the weights for a `Retrieval.name` are called in `ranking.json`."""
     return "/".join(filter(None, (task, name, "" if towers else "without_towers")))
+
+
+def without_towers(found: Retrieval) -> Retrieval:
+    """The same rows, in which the towers found nothing."""
+    towers = found.predictions
+    nothing = dataclasses.replace(
+        towers,
+        top_items=np.full_like(towers.top_items, NO_ITEM),
+        ranks=np.where(towers.ranks > 0, towers.num_ranked[:, None], 0),  # behind all candidates
+    )
+    return found._replace(
+        predictions=nothing, similarities=lambda rows, ids: np.zeros(ids.shape, np.float32)
+    )
+
+
+def _blocks(found: Retrieval) -> Iterator[tuple[slice, Arguments]]:
+    """Rows, and arguments of `Reranker.candidates` for them, block by block."""
+    predictions, past = found.predictions, found.past()
+    starts = range(0, len(predictions.users), _BLOCK)
+    for start in progress_bar(starts, desc="reranking", unit=" blocks", delay=1.0, leave=False):
+        rows = slice(start, start + _BLOCK)
+        top = TopK(predictions.top_items[rows], predictions.scores[rows])
+        similarities = functools.partial(found.similarities, rows)
+        yield rows, (past[rows], found.excluded[rows], top, similarities)
 
 
 def reranker_of(prepared: Prepared, depth: int) -> Reranker:
@@ -117,7 +101,7 @@ def reranked(
     """The predictions in the reranker's order; weights: None: those of `UNLEARNT`."""
     predictions = found.predictions
     ranks, ids, scores = [], [], []
-    for rows, arguments in found.blocks():
+    for rows, arguments in _blocks(found):
         best = reranker.rerank(*arguments, weights)
         targets, before = predictions.targets[rows], predictions.ranks[rows]
         there = targets != NO_ITEM
@@ -153,7 +137,7 @@ def learnt_weights(reranker: Reranker, found: Retrieval) -> tuple[RankingWeights
     """
     masked = np.random.default_rng(0).random(len(reranker.new)) < _MASKED
     features, rows, wanted, number, num_rows = [], [], [], 0, 0
-    for block, arguments in found.blocks():
+    for block, arguments in _blocks(found):
         targets = found.predictions.targets[block]
         for mask in (None, masked):
             candidates = reranker.candidates(*arguments, masked=mask)

@@ -15,7 +15,6 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from m6rec_jax.engine.decoding.generation import GeneratedText
 from m6rec_jax.engine.decoding.graphs import TextChoices
@@ -67,7 +66,7 @@ class ScoredItem(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Answer:
-    """Numbers, ids and texts.
+    """Numbers, ids and texts; raises DataError for numbers that no reader takes.
 
     Attributes:
       values: by column, of `Handler.column_types`.
@@ -78,6 +77,14 @@ class Answer:
     values: Mapping[str, Any]
     items: Sequence[ScoredItem] = ()
     texts: Sequence[GeneratedText] = ()
+
+    def __post_init__(self) -> None:
+        for column in map(np.asarray, self.values.values()):
+            if column.dtype.kind == "f" and not np.isfinite(column).all():
+                raise DataError(
+                    "the model's answer holds numbers that are not finite; has its training "
+                    "diverged?"
+                )
 
     def columns(self) -> Mapping[str, Any]:
         return self.values
@@ -254,13 +261,3 @@ def grouped(
     for of_key, members in places.items():
         answers.update(zip(members, answer(of_key, [requests[i] for i in members]), strict=True))
     return [answers[place] for place in range(len(requests))]
-
-
-def check_finite(accepted: Sequence[Accepted], values: Iterable[npt.ArrayLike]) -> None:
-    """Raises DataError for numbers that no reader takes; that is no request's fault."""
-    for one, numbers in zip(accepted, values, strict=True):
-        if not np.isfinite(numbers).all():
-            raise DataError(
-                f"request {one.number}: the model's answer to '{one.handler.task}' holds numbers "
-                "that are not finite; has its training diverged?"
-            )

@@ -27,7 +27,7 @@ from m6rec_jax.engine.decoding.graphs import TextChoices
 from m6rec_jax.engine.decoding.stream import GenerationStream
 from m6rec_jax.engine.decoding.text_decoding import Decoding
 from m6rec_jax.errors import ConfigError, DataError
-from m6rec_jax.jobs.answering import Accepted, Answer, Handler, check_finite
+from m6rec_jax.jobs.answering import Accepted, Answer, Handler
 from m6rec_jax.jobs.job import Columns, Evaluation, Row, TaskData, register
 from m6rec_jax.jobs.language import LanguagePredictions, TargetsJob, language_metrics
 from m6rec_jax.jobs.resources import Resources
@@ -74,11 +74,166 @@ class GenerationPredictions:
     language: LanguagePredictions
 
 
+class TrueTexts:
+    """What texts of a template may truly say.
+
+    Args:
+      template: tells what items share with what the user liked.
+      items: the catalogue.
+      vocabulary: of the model.
+    """
+
+    def __init__(
+        self,
+        template: WritingTemplate,
+        items: Iterable[Item],
+        vocabulary: Vocabulary,
+    ) -> None:
+        self._template, self._vocabulary = template, vocabulary
+        self._common = common_values(items, template.shared)
+
+    def for_user(self, liked: Iterable[Item]) -> Callable[[Item], TextChoices]:
+        """Of texts about items for a user, who `liked` these before, oldest first."""
+        encode, given = self._vocabulary.encode, tuple(liked)
+        # Made once for all texts, but not before the first is asked for.
+        known = functools.cache(lambda: self._template.liked_items(given))
+
+        def of(item: Item) -> TextChoices:
+            parts = self._template.choices(item, known(), self._common)
+            return TextChoices([[encode(text) for text in part] for part in parts])
+
+        return of
+
+
+def answer_of(texts: Iterable[GeneratedText]) -> Answer:
+    """Texts about each candidate, or a single one where the task writes about no item."""
+    texts = list(texts)
+    columns = {
+        "texts": [text.text for text in texts],
+        "log_probabilities": [text.log_probability for text in texts],
+    }
+    return Answer(columns, texts=texts)
+
+
+class GenerationAnswers(Handler):
+    """Texts as `Decoding` (gin) says."""
+
+    job = "generation"
+    column_types: ClassVar[Mapping[str, str]] = {"texts": "string", "log_probabilities": "float"}
+
+    def __init__(self, resources: Resources, task: str) -> None:
+        self._decoding, self._template = Decoding(), _TEXTS
+        self._true: tuple[TrueTexts, LabelSpec] | None = None
+        if resources.settings(task).reads_text:
+            super().__init__(resources, task, RequestFields(None, text="input"))
+            return
+        data, kind = resources.data(task), resources.settings(task).writing
+        writing, label = data.template.writing, data.spec.label
+        if kind not in writing:
+            raise ConfigError(
+                f"the template of {data.spec.name!r} says nothing of {kind or 'texts'!r} in "
+                f"'writing' (it has: {', '.join(writing) or 'none'}); is the task one of "
+                "register_generation_tasks?"
+            )
+        template = self._template = writing[kind]
+        fields = RequestFields("candidates" if template.needs_item else None)
+        super().__init__(resources, task, fields)
+        generator = resources.generator(task)
+        if self._decoding.true_only and template.shared and label is not None:
+            true = TrueTexts(template, data.items.values(), generator.vocabulary)
+            self._true = true, label
+
+    @property
+    def group(self) -> Hashable:
+        """One task at a time."""
+        return self.job, self.task
+
+    def render(self, request: Request) -> RequestText:
+        text = super().render(request)
+        for index, item in enumerate(self._items(request)):
+            self.check_item(item, f"candidates[{index}]")
+        return text
+
+    def check_item(self, item: Item | None, path: str) -> None:
+        """Raises RejectedRow where the task can write no text about an item; names its path."""
+        template, generator = self._template, self.resources.generator(self.task)
+        try:
+            template.source((), item)
+            generator.prefix_tokens(template.render_prefix(item))
+        except DataError as error:
+            where = "" if item is None else f"'{path}' cannot be written about: "
+            raise RejectedRow("no_text", f"{where}{error}") from None
+
+    def choices(self, request: Request) -> Sequence[TextChoices | None]:
+        items = self._items(request)
+        if self._true is None:
+            return [None] * len(items)
+        true, label = self._true
+        liked = (past for event, past in request.history if label.is_positive(event.value))
+        choices = true.for_user(liked)
+        return [None if item is None else choices(item) for item in items]
+
+    def answer(self, accepted: Sequence[Accepted]) -> list[Answer]:
+        requests = list(map(self._requests, accepted))
+        generator = self.resources.generator(self.task)
+        texts = iter(generator.write([*itertools.chain(*requests)]))
+        return [answer_of(itertools.islice(texts, len(of_request))) for of_request in requests]
+
+    def texts(self, accepted: Accepted) -> list[GenerationStream] | None:
+        if not self.resources.continuous:
+            return None
+        return [*map(self.resources.continuous_generator().stream, self._requests(accepted))]
+
+    def describe(self) -> Mapping[str, Any]:
+        return {
+            "template": self._template.to_spec(),
+            "decoding": dataclasses.asdict(self._decoding),
+        }
+
+    def warm_up(self) -> None:
+        if self.resources.continuous:
+            self.resources.warm_once("continuous", self.resources.continuous_generator().warm_up)
+            return
+        # Tasks of one length share a generator.
+        key = "generator", self.resources.generator(self.task).max_tokens, self._true is not None
+        self.resources.warm_once(key, self._warm)
+
+    def _items(self, request: Request) -> Sequence[Item | None]:
+        """What texts are written about."""
+        return request.candidates if self._template.needs_item else (None,)
+
+    def _requests(self, accepted: Accepted) -> list[TextRequest]:
+        writing = self._template
+        return [
+            self._decoding.request(
+                writing.source(accepted.text.history, item),
+                writing.render_prefix(item),
+                self.task,
+                # A request is drawn the same text whatever shares its batch.
+                (accepted.number, index),
+                may_say,
+                accepted.wanted,
+            )
+            for index, (item, may_say) in enumerate(
+                zip(self._items(accepted.request), accepted.choices, strict=True)
+            )
+        ]
+
+    def _warm(self) -> None:
+        generator = self.resources.generator(self.task)
+        choices = TextChoices(()) if self._true is not None else None
+        for history in generator.warm_up_histories():
+            request = self._decoding.request(history, "", self.task, (), choices)
+            for size in self.resources.batch_sizes:
+                generator.write([request] * size)
+
+
 @register
 class GenerationJob(TargetsJob):
     """A text for every row, and how likely its reference is."""
 
     kind = "generation"
+    handler = GenerationAnswers
     needs_text_metrics = True
 
     def predict(self, evaluation: Evaluation) -> GenerationPredictions:
@@ -120,9 +275,6 @@ class GenerationJob(TargetsJob):
             "ended": np.array([text.ended for text in texts]),
             "source": source_column(predictions.rows),
         }
-
-    def handler(self, resources: Resources, task: str) -> Handler:
-        return GenerationAnswers(resources, task)
 
 
 @register
@@ -234,37 +386,6 @@ def item_facts(prepared: Prepared, view: str, rows: Sequence[Row]) -> ItemFacts 
     )
 
 
-class TrueTexts:
-    """What texts of a template may truly say.
-
-    Args:
-      template: tells what items share with what the user liked.
-      items: the catalogue.
-      vocabulary: of the model.
-    """
-
-    def __init__(
-        self,
-        template: WritingTemplate,
-        items: Iterable[Item],
-        vocabulary: Vocabulary,
-    ) -> None:
-        self._template, self._vocabulary = template, vocabulary
-        self._common = common_values(items, template.shared)
-
-    def for_user(self, liked: Iterable[Item]) -> Callable[[Item], TextChoices]:
-        """Of texts about items for a user, who `liked` these before, oldest first."""
-        encode, given = self._vocabulary.encode, tuple(liked)
-        # Made once for all texts, but not before the first is asked for.
-        known = functools.cache(lambda: self._template.liked_items(given))
-
-        def of(item: Item) -> TextChoices:
-            parts = self._template.choices(item, known(), self._common)
-            return TextChoices([[encode(text) for text in part] for part in parts])
-
-        return of
-
-
 def choices_of_rows(data: TaskData, vocabulary: Vocabulary) -> Callable[[Row], TextChoices] | None:
     """What the text of a row of a task may truly say; None where nothing shared is told."""
     prepared = data.prepared()
@@ -285,132 +406,3 @@ def tells_shared(prepared: Prepared, view: str) -> bool:
     if view not in WRITING or not prepared.has_template:
         return False
     return bool(prepared.template().writing[view].shared)
-
-
-def answer_of(accepted: Accepted, texts: Iterable[GeneratedText]) -> Answer:
-    """Texts about each candidate, or a single one where the task writes about no item.
-
-    Raises:
-      DataError: their probabilities are not finite.
-    """
-    texts = list(texts)
-    log_probabilities = [text.log_probability for text in texts]
-    check_finite([accepted], [log_probabilities])
-    columns = {"texts": [t.text for t in texts], "log_probabilities": log_probabilities}
-    return Answer(columns, texts=texts)
-
-
-class GenerationAnswers(Handler):
-    """Texts as `Decoding` (gin) says."""
-
-    job = "generation"
-    column_types: ClassVar[Mapping[str, str]] = {"texts": "string", "log_probabilities": "float"}
-
-    def __init__(self, resources: Resources, task: str) -> None:
-        self._decoding, self._template = Decoding(), _TEXTS
-        self._true: tuple[TrueTexts, LabelSpec] | None = None
-        if resources.settings(task).reads_text:
-            super().__init__(resources, task, RequestFields(None, text="input"))
-            return
-        data, kind = resources.data(task), resources.settings(task).writing
-        writing, label = data.template.writing, data.spec.label
-        if kind not in writing:
-            raise ConfigError(
-                f"the template of {data.spec.name!r} says nothing of {kind or 'texts'!r} in "
-                f"'writing' (it has: {', '.join(writing) or 'none'}); is the task one of "
-                "register_generation_tasks?"
-            )
-        template = self._template = writing[kind]
-        fields = RequestFields("candidates" if template.needs_item else None)
-        super().__init__(resources, task, fields)
-        generator = resources.generator(task)
-        if self._decoding.true_only and template.shared and label is not None:
-            true = TrueTexts(template, data.items.values(), generator.vocabulary)
-            self._true = true, label
-
-    @property
-    def group(self) -> Hashable:
-        """One task at a time."""
-        return self.job, self.task
-
-    def render(self, request: Request) -> RequestText:
-        text = super().render(request)
-        for index, item in enumerate(self._items(request)):
-            self.check_item(item, f"candidates[{index}]")
-        return text
-
-    def check_item(self, item: Item | None, path: str) -> None:
-        """Raises RejectedRow where the task can write no text about an item; names its path."""
-        template, generator = self._template, self.resources.generator(self.task)
-        try:
-            template.source((), item)
-            generator.prefix_tokens(template.render_prefix(item))
-        except DataError as error:
-            where = "" if item is None else f"'{path}' cannot be written about: "
-            raise RejectedRow("no_text", f"{where}{error}") from None
-
-    def choices(self, request: Request) -> Sequence[TextChoices | None]:
-        items = self._items(request)
-        if self._true is None:
-            return [None] * len(items)
-        true, label = self._true
-        liked = (past for event, past in request.history if label.is_positive(event.value))
-        choices = true.for_user(liked)
-        return [None if item is None else choices(item) for item in items]
-
-    def answer(self, accepted: Sequence[Accepted]) -> list[Answer]:
-        requests = list(map(self._requests, accepted))
-        generator = self.resources.generator(self.task)
-        texts = iter(generator.write([*itertools.chain(*requests)]))
-        return [
-            answer_of(one, itertools.islice(texts, len(of_one)))
-            for one, of_one in zip(accepted, requests, strict=True)
-        ]
-
-    def texts(self, accepted: Accepted) -> list[GenerationStream] | None:
-        if not self.resources.continuous:
-            return None
-        return [*map(self.resources.continuous_generator().stream, self._requests(accepted))]
-
-    def describe(self) -> Mapping[str, Any]:
-        return {
-            "template": self._template.to_spec(),
-            "decoding": dataclasses.asdict(self._decoding),
-        }
-
-    def warm_up(self) -> None:
-        if self.resources.continuous:
-            self.resources.warm_once("continuous", self.resources.continuous_generator().warm_up)
-            return
-        # Tasks of one length share a generator.
-        key = "generator", self.resources.generator(self.task).max_tokens, self._true is not None
-        self.resources.warm_once(key, self._warm)
-
-    def _items(self, request: Request) -> Sequence[Item | None]:
-        """What texts are written about."""
-        return request.candidates if self._template.needs_item else (None,)
-
-    def _requests(self, accepted: Accepted) -> list[TextRequest]:
-        writing = self._template
-        return [
-            self._decoding.request(
-                writing.source(accepted.text.history, item),
-                writing.render_prefix(item),
-                self.task,
-                # A request is drawn the same text whatever shares its batch.
-                (accepted.number, index),
-                may_say,
-                accepted.wanted,
-            )
-            for index, (item, may_say) in enumerate(
-                zip(self._items(accepted.request), accepted.choices, strict=True)
-            )
-        ]
-
-    def _warm(self) -> None:
-        generator = self.resources.generator(self.task)
-        choices = TextChoices(()) if self._true is not None else None
-        for history in generator.warm_up_histories():
-            request = self._decoding.request(history, "", self.task, (), choices)
-            for size in self.resources.batch_sizes:
-                generator.write([request] * size)

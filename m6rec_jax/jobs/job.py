@@ -25,7 +25,7 @@ from m6rec_jax.model import M6Rec
 
 if TYPE_CHECKING:
     from m6rec_jax.jobs.answering import Handler
-    from m6rec_jax.jobs.resources import Resources
+    from m6rec_jax.jobs.retrieval import Retrieval, RetrievalPredictions
 
 Array = jax.Array
 Variables = Mapping[str, Any]
@@ -93,20 +93,8 @@ class Evaluation(Protocol):
         self, tokens: np.ndarray, log_probabilities: np.ndarray, scores: np.ndarray
     ) -> dict[str, float]: ...
 
-    def reranked(
-        self,
-        predictions: Any,
-        past: Callable[[], Sequence[np.ndarray]],
-        excluded: Sequence[np.ndarray],
-        similarities: Callable[..., np.ndarray],
-        name: str = "",
-    ) -> Any:
-        """Retrieval predictions, by the reranker that the evaluation has, if any, and cut to ks.
-
-        Of a task that wants several things, each by its `name`, all have weights of their own.
-        `past()` gives per row the items of the history, oldest first; `excluded` are per row those
-        not recommended; `similarities(rows, ids)` are of some rows, a slice, and items `[rows, k]`.
-        """
+    # What was retrieved, by the reranker that the evaluation has, if any, and cut to ks.
+    def reranked(self, found: Retrieval) -> RetrievalPredictions: ...
 
 
 class Job(abc.ABC):
@@ -122,6 +110,8 @@ class Job(abc.ABC):
       has_scores: whether `t5x.infer` in 'score' mode has numbers of it, see `scores`.
       needs_text_metrics: whether its metrics need the libraries of `metrics.generation`.
       ranks_catalogue: whether it orders all items of the catalogue.
+      handler: answers requests, see `answering`; None: there are none for this job.
+      asked_of: kinds of tasks that requests may name; none: its own.
       on_request: whether a server answers it only where a task is for it or `serve.jobs` names it,
         since it takes programs of its own.
     """
@@ -133,6 +123,8 @@ class Job(abc.ABC):
     has_scores: ClassVar[bool] = False
     needs_text_metrics: ClassVar[bool] = False
     ranks_catalogue: ClassVar[bool] = False
+    handler: ClassVar[type[Handler] | None] = None
+    asked_of: ClassVar[tuple[str, ...]] = ()
     on_request: ClassVar[bool] = False
 
     # On the devices.
@@ -208,27 +200,10 @@ class Job(abc.ABC):
 
     # Requests.
 
-    def handler(self, resources: Resources, task: str) -> Handler:
-        """Answers requests for a task, see `answering`; overridden by the jobs that do.
-
-        Raises:
-          M6RecError: as `Handler`.
-        """
-        raise NotImplementedError(self.kind)
-
-    @property
-    def asked_of(self) -> tuple[str, ...]:
-        """Kinds of tasks that requests for this job may name."""
-        return (self.kind,)
-
     def may_be_asked_of(self, settings: TaskSettings) -> bool:
         """Whether requests for this job may name a task with these settings."""
-        return settings.kind in self.asked_of and not dialogue_part(settings)
-
-    @classmethod
-    def answers(cls) -> bool:
-        """Whether it answers requests."""
-        return cls.handler is not Job.handler
+        kinds = self.asked_of or (self.kind,)
+        return settings.kind in kinds and not dialogue_part(settings)
 
 
 def labelled(found: Found, job: str) -> tuple[np.ndarray, np.ndarray]:

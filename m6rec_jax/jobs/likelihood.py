@@ -21,7 +21,8 @@ import numpy as np
 from scipy.special import expit
 
 from m6rec_jax.engine.candidates.scoring import contrast_scores
-from m6rec_jax.jobs.answering import Accepted, Answer, Handler, check_finite, scored
+from m6rec_jax.engine.task_settings import TaskSettings, dialogue_part
+from m6rec_jax.jobs.answering import Answer, scored
 from m6rec_jax.jobs.job import (
     Array,
     Columns,
@@ -31,7 +32,6 @@ from m6rec_jax.jobs.job import (
     TaskData,
     Variables,
     candidate_names,
-    jobs,
     register,
 )
 from m6rec_jax.jobs.resources import Resources
@@ -44,6 +44,7 @@ from m6rec_jax.jobs.scoring import (
 from m6rec_jax.metrics import classification
 from m6rec_jax.model import M6Rec
 from m6rec_jax.text.labels import Contrast
+from m6rec_jax.text.records import Item
 
 
 @gin.configurable
@@ -61,56 +62,6 @@ class PlattScaling:
     def probabilities(self, log_odds: np.ndarray) -> np.ndarray:
         """Probability of the first of two outcomes, float64 `[n]`, of their log odds `[n]`."""
         return expit(self.scale * log_odds.astype(np.float64) + self.offset)
-
-
-@register
-class LikelihoodJob(CandidateJob):
-    """How likely each candidate's better label is."""
-
-    kind = "likelihood"
-    tasks = (("zero_shot", "groups", "likelihood_rows"),)
-    on_request = True
-
-    @property
-    def asked_of(self) -> tuple[str, ...]:
-        """Any: a question needs nothing that was trained for it."""
-        return tuple(jobs())
-
-    def outputs(self, model: M6Rec, variables: Variables, features: Features) -> dict[str, Array]:
-        """`score` at every decoder position, `[rows, target]`."""
-        hidden = model.apply(variables, features).hidden
-        return {"score": contrast_scores(model, variables, hidden, features)}
-
-    def predictions(self, data: TaskData, found: Found) -> ScoringPredictions:
-        """In order of log odds; labels and classes are 1 where the better label is true.
-
-        Raises DataError where no candidate has a label.
-        """
-        users, items, labels, places = labelled_candidates(found, "zero-shot")
-        log_odds = found["score"][places].astype(np.float64)
-        probabilities = PlattScaling().probabilities(log_odds)
-        return ScoringPredictions(users, items, labels, labels, probabilities, log_odds)
-
-    def baselines(
-        self, evaluation: Evaluation, predictions: ScoringPredictions
-    ) -> dict[str, dict[str, float]]:
-        """Those of scoring, which know labels (but for popularity), and `chance`, random scores."""
-        chance = np.random.default_rng(0).random(len(predictions.labels))
-        of_chance, _ = classification.ordering_metrics(
-            predictions.users, predictions.labels, chance
-        )
-        return super().baselines(evaluation, predictions) | {"chance": of_chance}
-
-    def columns(self, data: TaskData, predictions: ScoringPredictions) -> Columns:
-        """User, item, label, score and probability of each candidate."""
-        return candidate_names(data, predictions.users, predictions.items) | {
-            "label": predictions.labels,
-            "score": predictions.scores,
-            "probability": predictions.probabilities,
-        }
-
-    def handler(self, resources: Resources, task: str) -> Handler:
-        return LikelihoodAnswers(resources, task)
 
 
 @gin.configurable(allowlist=["contrast"])
@@ -144,22 +95,60 @@ class LikelihoodAnswers(CandidateHandler):
         """One question at a time."""
         return self.job, self._contrast
 
-    def answer(self, accepted: Sequence[Accepted]) -> list[Answer]:
-        scores = self._scorer.score_requests(
-            [one.text.history for one in accepted],
-            [one.text.candidates for one in accepted],
-            [one.handler.task for one in accepted],
-        )
-        check_finite(accepted, scores)
-        answers = []
-        for one, values in zip(accepted, scores, strict=True):
-            probabilities = self._scaling.probabilities(values)
-            # Likeliest first; equals in the request's order.
-            ranking = np.argsort(-values, kind="stable").tolist()
-            columns = {"probabilities": probabilities, "log_odds": values, "ranking": ranking}
-            answers.append(Answer(columns, scored(one.request.candidates, probabilities)))
-        return answers
+    def answer_of(self, candidates: Sequence[Item], scores: np.ndarray) -> Answer:
+        probabilities = self._scaling.probabilities(scores)
+        # Likeliest first; equals in the request's order.
+        ranking = np.argsort(-scores, kind="stable").tolist()
+        columns = {"probabilities": probabilities, "log_odds": scores, "ranking": ranking}
+        return Answer(columns, scored(candidates, probabilities))
 
     def describe(self) -> Mapping[str, Any]:
         contrast = {"contrast": list(self._contrast)}
         return {**super().describe(), **contrast, **dataclasses.asdict(self._scaling)}
+
+
+@register
+class LikelihoodJob(CandidateJob):
+    """How likely each candidate's better label is."""
+
+    kind = "likelihood"
+    handler = LikelihoodAnswers
+    tasks = (("zero_shot", "groups", "likelihood_rows"),)
+    on_request = True
+
+    def may_be_asked_of(self, settings: TaskSettings) -> bool:
+        """Any: a question needs nothing that was trained for it."""
+        return not dialogue_part(settings)
+
+    def outputs(self, model: M6Rec, variables: Variables, features: Features) -> dict[str, Array]:
+        """`score` at every decoder position, `[rows, target]`."""
+        hidden = model.apply(variables, features).hidden
+        return {"score": contrast_scores(model, variables, hidden, features)}
+
+    def predictions(self, data: TaskData, found: Found) -> ScoringPredictions:
+        """In order of log odds; labels and classes are 1 where the better label is true.
+
+        Raises DataError where no candidate has a label.
+        """
+        users, items, labels, places = labelled_candidates(found, "zero-shot")
+        log_odds = found["score"][places].astype(np.float64)
+        probabilities = PlattScaling().probabilities(log_odds)
+        return ScoringPredictions(users, items, labels, labels, probabilities, log_odds)
+
+    def baselines(
+        self, evaluation: Evaluation, predictions: ScoringPredictions
+    ) -> dict[str, dict[str, float]]:
+        """Those of scoring, which know labels (but for popularity), and `chance`, random scores."""
+        chance = np.random.default_rng(0).random(len(predictions.labels))
+        of_chance, _ = classification.ordering_metrics(
+            predictions.users, predictions.labels, chance
+        )
+        return super().baselines(evaluation, predictions) | {"chance": of_chance}
+
+    def columns(self, data: TaskData, predictions: ScoringPredictions) -> Columns:
+        """User, item, label, score and probability of each candidate."""
+        return candidate_names(data, predictions.users, predictions.items) | {
+            "label": predictions.labels,
+            "score": predictions.scores,
+            "probability": predictions.probabilities,
+        }

@@ -7,17 +7,12 @@ user had are ranked nowhere, and all that rows want is new.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from m6rec_jax.jobs.job import Evaluation
-from m6rec_jax.metrics import ranking
 from m6rec_jax.metrics.baselines import UserItemCounts
-
-REPEATS, NEW_ITEMS = "repeats", "new_items"
 
 
 def past_of_rows(
@@ -67,67 +62,22 @@ def own_counts(evaluation: Evaluation) -> UserItemCounts | None:
     return evaluation.once("own counts", lambda: UserItemCounts.fit(*evaluation.data.past_events()))
 
 
-def apart(
-    evaluation: Evaluation, users: np.ndarray, items: np.ndarray
-) -> Iterator[tuple[str, np.ndarray]]:
-    """Which items `[n]` users `[n]` had before, and which are new: a name and a mask of each.
+def metrics_apart(
+    evaluation: Evaluation,
+    users: np.ndarray,
+    items: np.ndarray,
+    metrics: Callable[[np.ndarray], Mapping[str, float]],
+) -> dict[str, float]:
+    """Metrics of items `[n]` that users `[n]` had before, as `repeats/...`, and of `new_items/...`.
 
     Nothing where repeats do not count, or all are of one kind; nor of the training part, of which
-    no row says what came before it.
+    no row says what came before it. `metrics` are of some of the items, a mask `[n]`.
     """
     had = own_counts(evaluation)
     if had is None or evaluation.data.part == "train":
-        return
+        return {}
     repeats = had.of(users, items) > 0
-    if repeats.any() and not repeats.all():
-        yield REPEATS, repeats
-        yield NEW_ITEMS, ~repeats
-
-
-def metrics_apart(
-    evaluation: Evaluation,
-    predictions: Any,
-    metrics: Callable[[Any], Mapping[str, float]],
-) -> dict[str, float]:
-    """Metrics of candidates that users had before, and of new ones, by what gives those of all.
-
-    Of a kind that has one label alone there are none.
-
-    Args:
-      evaluation: of the task.
-      predictions: a dataclass of arrays `[n]`, with `users`, `items` and `labels`.
-      metrics: of such predictions.
-    """
-    found: dict[str, float] = {}
-    for name, rows in apart(evaluation, predictions.users, predictions.items):
-        if len(np.unique(predictions.labels[rows])) > 1:
-            fields = dataclasses.fields(predictions)
-            some = {field.name: getattr(predictions, field.name)[rows] for field in fields}
-            found |= prefixed(name, metrics(type(predictions)(**some)))
-    return found
-
-
-def ranks_apart(
-    evaluation: Evaluation, users: np.ndarray, targets: np.ndarray, ranks: np.ndarray
-) -> Iterator[tuple[str, np.ndarray]]:
-    """Ranks of wanted items, of those alone that are repeats, and of those that are new.
-
-    Args:
-      evaluation: of the task.
-      users: int `[n]`. targets: int `[n, m]`, -1 is padding.
-      ranks: of the targets `[n, m]`.
-
-    Yields:
-      a name, and ranks of the rows that want such items `[rows, m]`.
-    """
-    present = targets >= 0
-    of_target = np.broadcast_to(users[:, None], targets.shape)
-    for name, wanted in apart(evaluation, of_target[present], targets[present]):
-        kept = np.full(ranks.shape, ranking.NO_TARGET)
-        kept[present] = np.where(wanted, ranks[present], ranking.NO_TARGET)
-        yield name, kept[(kept != ranking.NO_TARGET).any(axis=1)]
-
-
-def prefixed(name: str, metrics: Mapping[str, float]) -> dict[str, float]:
-    """The metrics of some rows, called after them."""
-    return {f"{name}/{metric}": value for metric, value in metrics.items()}
+    if repeats.all() or not repeats.any():
+        return {}
+    of_kinds = {"repeats": metrics(repeats), "new_items": metrics(~repeats)}
+    return {f"{kind}/{name}": value for kind, of in of_kinds.items() for name, value in of.items()}

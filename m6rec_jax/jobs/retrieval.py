@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import gin
 import jax.numpy as jnp
@@ -33,7 +33,6 @@ from m6rec_jax.jobs.answering import (
     Answer,
     CatalogueHandler,
     Handler,
-    check_finite,
     grouped,
     scored,
 )
@@ -50,13 +49,7 @@ from m6rec_jax.jobs.job import (
     candidate_names,
     register,
 )
-from m6rec_jax.jobs.past_items import (
-    hidden_items,
-    own_counts,
-    past_of_rows,
-    prefixed,
-    ranks_apart,
-)
+from m6rec_jax.jobs.past_items import hidden_items, metrics_apart, own_counts, past_of_rows
 from m6rec_jax.jobs.resources import Resources
 from m6rec_jax.metrics import ranking
 from m6rec_jax.metrics.baselines import popularity_ranks
@@ -92,251 +85,28 @@ class RetrievalPredictions:
     rest_ranks: np.ndarray | None = None
 
 
+class Retrieval(NamedTuple):
+    """What the two towers found for rows of a task, and what else is known of these.
+
+    Attributes:
+      predictions: by the towers.
+      excluded: per row, items that are not recommended.
+      past: gives per row the items of the history, oldest first.
+      similarities: of some rows, a slice, and items `[rows, k]`.
+      name: of what is wanted, where a task wants several things: each has weights of its own.
+    """
+
+    predictions: RetrievalPredictions
+    excluded: Sequence[np.ndarray]
+    past: Callable[[], Sequence[np.ndarray]]
+    similarities: Callable[[slice, np.ndarray], np.ndarray]
+    name: str = ""
+
+
 # Items of a history that are known beside its text.
 _MOST_PAST = 1000
 # What a reranked list is compared with.
 TWO_TOWERS = "two_towers"
-
-
-class TowersJob(Job):
-    """Jobs that compare users, or dialogues, with items by the two towers."""
-
-    needs = "retrieval projections"
-    identity = ("decoder_item_ids", "user_ids")
-
-    def outputs(self, model: M6Rec, variables: Variables, features: Features) -> dict[str, Array]:
-        """`user`, the vector of each row's user or dialogue, `[rows, retrieval]`."""
-        return {"user": user_embeddings(model, variables, features)}
-
-
-@register
-class RetrievalJob(TowersJob):
-    """Ranks the whole catalogue for each user."""
-
-    kind = "retrieval"
-    tasks: ClassVar[tuple[tuple[str, str, str], ...]] = (
-        ("retrieval", "next_items", "retrieval_rows"),
-    )
-    has_scores = ranks_catalogue = True
-
-    def scores(self, model: M6Rec, variables: Variables, features: Features) -> dict[str, Array]:
-        """`similarity` `[rows, target]` of the row's user and the item that ends there."""
-        users = user_embeddings(model, variables, features)
-        items = item_embeddings(model, variables, features)
-        return {"similarity": jnp.einsum("br,btr->bt", users, items)}
-
-    def predict(self, evaluation: Evaluation) -> RetrievalPredictions:
-        """Leaves out items already seen where repeats do not count, but never a wanted one.
-
-        Raises:
-          DataError: a row wants nothing.
-        """
-        found = evaluation.outputs()
-        users = found["user_ids"][:, 0].astype(np.int64)
-        targets = pad_targets(found["decoder_item_ids"])
-        excluded = hidden_items(evaluation, users, targets)
-
-        def past() -> list[np.ndarray]:
-            return [items[-_MOST_PAST:] for items in past_of_rows(evaluation, users, targets)]
-
-        index = evaluation.index()
-        return ranked(evaluation, index, users, found["user"], targets, excluded, past)
-
-    def metrics(
-        self, evaluation: Evaluation, predictions: RetrievalPredictions
-    ) -> dict[str, float]:
-        """See `retrieval_metrics`; of repeats and new items apart, too."""
-        catalogue = evaluation.data.prepared().catalogue()
-        found = retrieval_metrics(
-            predictions, len(catalogue.texts), evaluation.ks, catalogue.held_out
-        )
-        return found | _of_kinds(evaluation, predictions, predictions.ranks)
-
-    def baselines(
-        self, evaluation: Evaluation, predictions: RetrievalPredictions
-    ) -> dict[str, dict[str, float]]:
-        """See `baseline_ranks`."""
-        ks = _cut_offs(evaluation)
-        return {
-            name: ranking.ranking_metrics(ranks, ks) | _of_kinds(evaluation, predictions, ranks)
-            for name, ranks in baseline_ranks(evaluation, predictions).items()
-        }
-
-    def example_scores(self, predictions: RetrievalPredictions) -> ExampleScores:
-        """Reciprocal rank of each row."""
-        values = ranking.reciprocal_ranks(predictions.ranks)
-        return ExampleScores("reciprocal rank", predictions.users, values)
-
-    def columns(self, data: TaskData, predictions: RetrievalPredictions) -> Columns:
-        """User, wanted items with their ranks, and the best items with their scores."""
-        users = data.user_names()
-        ids = np.array([item.id for item in data.prepared().catalogue().items] + [""], object)
-        return {
-            "user_id": np.array([users[int(user)] for user in predictions.users], object),
-            "target_item_ids": ids[predictions.targets],  # -1 is the empty id at the end
-            "top_item_ids": ids[predictions.top_items],
-            "user_index": predictions.users,
-            "targets": predictions.targets,
-            "ranks": predictions.ranks,
-            "top_item_indices": predictions.top_items,
-            "scores": predictions.scores,
-        }
-
-    def score_columns(self, data: TaskData, found: Found) -> Columns:
-        """User, item and similarity for each item of the rows."""
-        rows, positions = np.nonzero(found["decoder_item_ids"] >= 0)
-        users, items = found["user_ids"][rows, 0], found["decoder_item_ids"][rows, positions]
-        similarity = {"similarity": found["similarity"][rows, positions]}
-        return candidate_names(data, users, items) | similarity
-
-    def handler(self, resources: Resources, task: str) -> Handler:
-        return RetrievalAnswers(resources, task)
-
-
-def ranked(
-    evaluation: Evaluation,
-    index: CatalogueIndex,
-    users: np.ndarray,
-    vectors: np.ndarray,
-    targets: np.ndarray,
-    excluded: Sequence[np.ndarray],
-    past: Callable[[], Sequence[np.ndarray]],
-    name: str = "",
-) -> RetrievalPredictions:
-    """The catalogue ranked for users by the two towers, and by the evaluation's reranker, if any.
-
-    Args:
-      index: of the catalogue.
-      users: int64 `[n]`. vectors: theirs, float32 `[n, retrieval]`.
-      targets: wanted items, int64 `[n, m]`; -1 is padding.
-      evaluation, excluded, past, name: see `Evaluation.reranked`.
-    """
-    top = index.top_k(vectors, min(evaluation.depth, index.num_items), excluded)
-    by_towers = RetrievalPredictions(
-        users=users,
-        targets=targets,
-        ranks=index.ranks(vectors, targets, excluded),
-        top_items=top.ids.astype(np.int64),
-        scores=top.scores,
-        num_ranked=index.num_items - np.array(list(map(len, excluded)), np.int64),
-    )
-    return evaluation.reranked(
-        by_towers, past, excluded, lambda rows, ids: index.similarities(vectors[rows], ids), name
-    )
-
-
-def baseline_ranks(
-    evaluation: Evaluation, predictions: RetrievalPredictions
-) -> dict[str, np.ndarray]:
-    """Ranks `[n, m]` of the wanted items by each baseline, as `predictions.ranks`.
-
-    By popularity; by co-occurrence with the user's last items; by EASE; where repeats count, by
-    what the user had most often; where the predictions are reranked, by the two towers alone and by
-    the hybrid without them.
-    """
-    prepared, users = evaluation.data.prepared(), predictions.users
-    hidden = hidden_items(evaluation, users, predictions.targets)
-
-    def ranked(
-        preferred: Callable[[int], tuple[np.ndarray, np.ndarray]] | None = None,
-    ) -> np.ndarray:
-        counts = prepared.catalogue().train_counts
-        return popularity_ranks(counts, predictions.targets, hidden, preferred)
-
-    found = {"popularity": ranked()}
-    past = past_of_rows(evaluation, users, predictions.targets)
-    co_occurrence, ease = prepared.co_occurrence(), prepared.ease()
-    found["co_occurrence"] = ranked(lambda row: co_occurrence.related(past[row], hidden[row]))
-    found["ease"] = ranked(lambda row: ease.related(past[row], hidden[row]))
-    own = own_counts(evaluation)
-    if own is not None:
-        found["user_item_times"] = ranked(lambda row: own.of_user(int(users[row])))
-    if predictions.towers_ranks is not None:
-        found[TWO_TOWERS] = predictions.towers_ranks
-    if predictions.rest_ranks is not None:
-        found["hybrid_without_model"] = predictions.rest_ranks
-    return found
-
-
-def _of_kinds(
-    evaluation: Evaluation, predictions: RetrievalPredictions, ranks: np.ndarray
-) -> dict[str, float]:
-    """Metrics of ranks `[n, m]`, of repeats and of new items apart."""
-    found: dict[str, float] = {}
-    users, targets, ks = predictions.users, predictions.targets, _cut_offs(evaluation)
-    for name, own in ranks_apart(evaluation, users, targets, ranks):
-        metrics = ranking.ranking_metrics(own, ks) | {"num_examples": float(len(own))}
-        found |= prefixed(name, metrics)
-    return found
-
-
-def _cut_offs(evaluation: Evaluation) -> tuple[int, ...]:
-    num_items = len(evaluation.data.prepared().catalogue().items)
-    return tuple(k for k in evaluation.ks if k <= num_items)
-
-
-def retrieval_metrics(
-    predictions: RetrievalPredictions,
-    num_items: int,
-    ks: Sequence[int] = DEFAULT_KS,
-    held_out: np.ndarray | None = None,
-) -> dict[str, float]:
-    """`hit_rate@k`, `ndcg@k`, `mrr`, `coverage@k` of the lists, `num_examples`.
-
-    Args:
-      predictions: of users.
-      num_items: of the catalogue; larger k than that are left out.
-      ks: cut-offs.
-      held_out: bool `[items]`: items never trained on. Given and wanted by some row, the same
-        metrics over those rows alone are added as `held_out/...`, with `held_out/chance@k`, the
-        hit rate of a random order of the items that were ranked.
-    """
-    ks = tuple(k for k in ks if k <= num_items)
-    metrics = ranking.ranking_metrics(predictions.ranks, ks)
-    length = predictions.top_items.shape[1]
-    metrics[f"coverage@{length}"] = ranking.coverage(predictions.top_items, num_items)
-    metrics["num_examples"] = float(len(predictions.users))
-    if held_out is not None:
-        wanted = predictions.targets >= 0
-        unseen = held_out[np.where(wanted, predictions.targets, 0)] & wanted
-        rows = unseen.any(axis=1)
-        if rows.any():
-            ranks = np.where(unseen, predictions.ranks, ranking.NO_TARGET)[rows]
-            of_unseen = ranking.ranking_metrics(ranks, ks) | {"num_examples": float(rows.sum())}
-            ranked, wanted_by_row = predictions.num_ranked[rows], unseen[rows].sum(axis=1)
-            for k in ks:
-                of_unseen[f"chance@{k}"] = ranking.chance_hit_rate(ranked, wanted_by_row, k)
-            metrics |= {f"held_out/{name}": value for name, value in of_unseen.items()}
-    return metrics
-
-
-def pad_targets(item_ids: np.ndarray) -> np.ndarray:
-    """Wanted items of each row, first come first: `[n, target]` with -1 between, to `[n, m]`.
-
-    An item that a row wants twice (a repeated purchase) is wanted once: it has one rank in a list.
-
-    Raises:
-      DataError: a row has none.
-    """
-    wanted = [list(dict.fromkeys(row[row >= 0].tolist())) for row in item_ids]
-    if not all(wanted):
-        raise DataError(f"{wanted.count([])} rows want no item; is this a retrieval task?")
-    padded = np.full((len(wanted), max(map(len, wanted))), -1, np.int64)
-    for row, items in zip(padded, wanted, strict=True):
-        row[: len(items)] = items
-    return padded
-
-
-@register
-class RerankingJob(RetrievalJob):
-    """The best ranking that there is, see `engine.index.reranking`: asked of tasks of retrieval."""
-
-    kind = "reranking"
-    tasks = ()
-    asked_of = ("retrieval",)
-
-    def handler(self, resources: Resources, task: str) -> Handler:
-        return RerankingAnswers(resources, task)
 
 
 class IndexHandler(CatalogueHandler):
@@ -450,12 +220,10 @@ def _ids_and_scores(ids: Sequence[str], best: TopK) -> Iterator[tuple[list[str],
 
 
 def _user_vectors(resources: Resources, accepted: Sequence[Accepted]) -> np.ndarray:
-    """Of the users of requests, float32 `[requests, retrieval]`; raises as `check_finite`."""
-    vectors = resources.retriever().embed_users(
+    """Of the users of requests, float32 `[requests, retrieval]`."""
+    return resources.retriever().embed_users(
         [one.text.history for one in accepted], [one.handler.task for one in accepted]
     )
-    check_finite(accepted, vectors)
-    return vectors
 
 
 @gin.configurable(allowlist=["k", "max_k", "depth", "exclude_seen"])
@@ -522,6 +290,269 @@ class RerankingAnswers(IndexHandler):
         return [self._place_of[id_] for id_ in ids if id_ in self._place_of]
 
 
+class EmbeddingAnswers(Handler):
+    """User vectors; one batch may mix tasks."""
+
+    job = "embeddings"
+    column_types: ClassVar[Mapping[str, str]] = {"embedding": "float"}
+
+    def __init__(self, resources: Resources, task: str) -> None:
+        resources.retriever().settings(task)
+        super().__init__(resources, task)
+
+    def answer(self, accepted: Sequence[Accepted]) -> list[Answer]:
+        vectors = _user_vectors(self.resources, accepted)
+        return [Answer({"embedding": vector}) for vector in vectors]
+
+    def warm_up(self) -> None:
+        retriever = self.resources.retriever()
+        self.resources.warm_once("retriever", retriever.warm_up)
+        self.resources.warm_once("items", retriever.warm_up_items)
+
+
+class TowersJob(Job):
+    """Jobs that compare users, or dialogues, with items by the two towers."""
+
+    needs = "retrieval projections"
+    identity = ("decoder_item_ids", "user_ids")
+
+    def outputs(self, model: M6Rec, variables: Variables, features: Features) -> dict[str, Array]:
+        """`user`, the vector of each row's user or dialogue, `[rows, retrieval]`."""
+        return {"user": user_embeddings(model, variables, features)}
+
+
+@register
+class RetrievalJob(TowersJob):
+    """Ranks the whole catalogue for each user."""
+
+    kind = "retrieval"
+    handler: ClassVar[type[Handler] | None] = RetrievalAnswers
+    tasks: ClassVar[tuple[tuple[str, str, str], ...]] = (
+        ("retrieval", "next_items", "retrieval_rows"),
+    )
+    has_scores = ranks_catalogue = True
+
+    def scores(self, model: M6Rec, variables: Variables, features: Features) -> dict[str, Array]:
+        """`similarity` `[rows, target]` of the row's user and the item that ends there."""
+        users = user_embeddings(model, variables, features)
+        items = item_embeddings(model, variables, features)
+        return {"similarity": jnp.einsum("br,btr->bt", users, items)}
+
+    def predict(self, evaluation: Evaluation) -> RetrievalPredictions:
+        """Leaves out items already seen where repeats do not count, but never a wanted one.
+
+        Raises:
+          DataError: a row wants nothing.
+        """
+        found = evaluation.outputs()
+        users = found["user_ids"][:, 0].astype(np.int64)
+        targets = pad_targets(found["decoder_item_ids"])
+        excluded = hidden_items(evaluation, users, targets)
+
+        def past() -> list[np.ndarray]:
+            return [items[-_MOST_PAST:] for items in past_of_rows(evaluation, users, targets)]
+
+        index = evaluation.index()
+        return ranked(evaluation, index, users, found["user"], targets, excluded, past)
+
+    def metrics(
+        self, evaluation: Evaluation, predictions: RetrievalPredictions
+    ) -> dict[str, float]:
+        """See `retrieval_metrics`; of repeats and new items apart, too."""
+        catalogue = evaluation.data.prepared().catalogue()
+        found = retrieval_metrics(
+            predictions, len(catalogue.texts), evaluation.ks, catalogue.held_out
+        )
+        return found | _of_kinds(evaluation, predictions, predictions.ranks)
+
+    def baselines(
+        self, evaluation: Evaluation, predictions: RetrievalPredictions
+    ) -> dict[str, dict[str, float]]:
+        """See `baseline_ranks`."""
+        ks = _cut_offs(evaluation)
+        return {
+            name: ranking.ranking_metrics(ranks, ks) | _of_kinds(evaluation, predictions, ranks)
+            for name, ranks in baseline_ranks(evaluation, predictions).items()
+        }
+
+    def example_scores(self, predictions: RetrievalPredictions) -> ExampleScores:
+        """Reciprocal rank of each row."""
+        values = ranking.reciprocal_ranks(predictions.ranks)
+        return ExampleScores("reciprocal rank", predictions.users, values)
+
+    def columns(self, data: TaskData, predictions: RetrievalPredictions) -> Columns:
+        """User, wanted items with their ranks, and the best items with their scores."""
+        users = data.user_names()
+        ids = np.array([item.id for item in data.prepared().catalogue().items] + [""], object)
+        return {
+            "user_id": np.array([users[int(user)] for user in predictions.users], object),
+            "target_item_ids": ids[predictions.targets],  # -1 is the empty id at the end
+            "top_item_ids": ids[predictions.top_items],
+            "user_index": predictions.users,
+            "targets": predictions.targets,
+            "ranks": predictions.ranks,
+            "top_item_indices": predictions.top_items,
+            "scores": predictions.scores,
+        }
+
+    def score_columns(self, data: TaskData, found: Found) -> Columns:
+        """User, item and similarity for each item of the rows."""
+        rows, positions = np.nonzero(found["decoder_item_ids"] >= 0)
+        users, items = found["user_ids"][rows, 0], found["decoder_item_ids"][rows, positions]
+        similarity = {"similarity": found["similarity"][rows, positions]}
+        return candidate_names(data, users, items) | similarity
+
+
+def ranked(
+    evaluation: Evaluation,
+    index: CatalogueIndex,
+    users: np.ndarray,
+    vectors: np.ndarray,
+    targets: np.ndarray,
+    excluded: Sequence[np.ndarray],
+    past: Callable[[], Sequence[np.ndarray]],
+    name: str = "",
+) -> RetrievalPredictions:
+    """The catalogue ranked for users by the two towers, and by the evaluation's reranker, if any.
+
+    Args:
+      index: of the catalogue.
+      users: int64 `[n]`. vectors: theirs, float32 `[n, retrieval]`.
+      targets: wanted items, int64 `[n, m]`; -1 is padding.
+      excluded, past, name: see `Retrieval`.
+    """
+    top = index.top_k(vectors, min(evaluation.depth, index.num_items), excluded)
+    by_towers = RetrievalPredictions(
+        users=users,
+        targets=targets,
+        ranks=index.ranks(vectors, targets, excluded),
+        top_items=top.ids.astype(np.int64),
+        scores=top.scores,
+        num_ranked=index.num_items - np.array(list(map(len, excluded)), np.int64),
+    )
+
+    def similarities(rows: slice, ids: np.ndarray) -> np.ndarray:
+        return index.similarities(vectors[rows], ids)
+
+    return evaluation.reranked(Retrieval(by_towers, excluded, past, similarities, name))
+
+
+def baseline_ranks(
+    evaluation: Evaluation, predictions: RetrievalPredictions
+) -> dict[str, np.ndarray]:
+    """Ranks `[n, m]` of the wanted items by each baseline, as `predictions.ranks`.
+
+    By popularity; by co-occurrence with the user's last items; by EASE; where repeats count, by
+    what the user had most often; where the predictions are reranked, by the two towers alone and by
+    the hybrid without them.
+    """
+    prepared, users = evaluation.data.prepared(), predictions.users
+    hidden = hidden_items(evaluation, users, predictions.targets)
+
+    def ranked(
+        preferred: Callable[[int], tuple[np.ndarray, np.ndarray]] | None = None,
+    ) -> np.ndarray:
+        counts = prepared.catalogue().train_counts
+        return popularity_ranks(counts, predictions.targets, hidden, preferred)
+
+    found = {"popularity": ranked()}
+    past = past_of_rows(evaluation, users, predictions.targets)
+    co_occurrence, ease = prepared.co_occurrence(), prepared.ease()
+    found["co_occurrence"] = ranked(lambda row: co_occurrence.related(past[row], hidden[row]))
+    found["ease"] = ranked(lambda row: ease.related(past[row], hidden[row]))
+    own = own_counts(evaluation)
+    if own is not None:
+        found["user_item_times"] = ranked(lambda row: own.of_user(int(users[row])))
+    if predictions.towers_ranks is not None:
+        found[TWO_TOWERS] = predictions.towers_ranks
+    if predictions.rest_ranks is not None:
+        found["hybrid_without_model"] = predictions.rest_ranks
+    return found
+
+
+def _of_kinds(
+    evaluation: Evaluation, predictions: RetrievalPredictions, ranks: np.ndarray
+) -> dict[str, float]:
+    """Metrics of ranks `[n, m]`, of repeats and of new items apart."""
+    present, ks = predictions.targets >= 0, _cut_offs(evaluation)
+    users = np.broadcast_to(predictions.users[:, None], present.shape)
+
+    def metrics(wanted: np.ndarray) -> dict[str, float]:
+        kept = np.full(ranks.shape, ranking.NO_TARGET)
+        kept[present] = np.where(wanted, ranks[present], ranking.NO_TARGET)
+        kept = kept[(kept != ranking.NO_TARGET).any(axis=1)]
+        return ranking.ranking_metrics(kept, ks) | {"num_examples": float(len(kept))}
+
+    return metrics_apart(evaluation, users[present], predictions.targets[present], metrics)
+
+
+def _cut_offs(evaluation: Evaluation) -> tuple[int, ...]:
+    num_items = len(evaluation.data.prepared().catalogue().items)
+    return tuple(k for k in evaluation.ks if k <= num_items)
+
+
+def retrieval_metrics(
+    predictions: RetrievalPredictions,
+    num_items: int,
+    ks: Sequence[int] = DEFAULT_KS,
+    held_out: np.ndarray | None = None,
+) -> dict[str, float]:
+    """`hit_rate@k`, `ndcg@k`, `mrr`, `coverage@k` of the lists, `num_examples`.
+
+    Args:
+      predictions: of users.
+      num_items: of the catalogue; larger k than that are left out.
+      ks: cut-offs.
+      held_out: bool `[items]`: items never trained on. Given and wanted by some row, the same
+        metrics over those rows alone are added as `held_out/...`, with `held_out/chance@k`, the
+        hit rate of a random order of the items that were ranked.
+    """
+    ks = tuple(k for k in ks if k <= num_items)
+    metrics = ranking.ranking_metrics(predictions.ranks, ks)
+    length = predictions.top_items.shape[1]
+    metrics[f"coverage@{length}"] = ranking.coverage(predictions.top_items, num_items)
+    metrics["num_examples"] = float(len(predictions.users))
+    if held_out is not None:
+        wanted = predictions.targets >= 0
+        unseen = held_out[np.where(wanted, predictions.targets, 0)] & wanted
+        rows = unseen.any(axis=1)
+        if rows.any():
+            ranks = np.where(unseen, predictions.ranks, ranking.NO_TARGET)[rows]
+            of_unseen = ranking.ranking_metrics(ranks, ks) | {"num_examples": float(rows.sum())}
+            ranked, wanted_by_row = predictions.num_ranked[rows], unseen[rows].sum(axis=1)
+            for k in ks:
+                of_unseen[f"chance@{k}"] = ranking.chance_hit_rate(ranked, wanted_by_row, k)
+            metrics |= {f"held_out/{name}": value for name, value in of_unseen.items()}
+    return metrics
+
+
+def pad_targets(item_ids: np.ndarray) -> np.ndarray:
+    """Wanted items of each row, first come first: `[n, target]` with -1 between, to `[n, m]`.
+
+    An item that a row wants twice (a repeated purchase) is wanted once: it has one rank in a list.
+
+    Raises:
+      DataError: a row has none.
+    """
+    wanted = [list(dict.fromkeys(row[row >= 0].tolist())) for row in item_ids]
+    if not all(wanted):
+        raise DataError(f"{wanted.count([])} rows want no item; is this a retrieval task?")
+    padded = np.full((len(wanted), max(map(len, wanted))), -1, np.int64)
+    for row, items in zip(padded, wanted, strict=True):
+        row[: len(items)] = items
+    return padded
+
+
+@register
+class RerankingJob(RetrievalJob):
+    """The best ranking that there is, see `engine.index.reranking`: asked of tasks of retrieval."""
+
+    kind = "reranking"
+    handler = RerankingAnswers
+    tasks = ()
+    asked_of = ("retrieval",)
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class EmbeddingPredictions:
     """Unit vectors.
@@ -542,6 +573,7 @@ class EmbeddingsJob(TowersJob):
     """Vectors of users and items."""
 
     kind = "embeddings"
+    handler = EmbeddingAnswers
     tasks = (("embeddings", "next_items", "retrieval_rows"),)
     asked_of = ("retrieval", "embeddings")
 
@@ -572,26 +604,3 @@ class EmbeddingsJob(TowersJob):
             "id": np.array([*users, *(item.id for item in items)], object),
             "embedding": np.concatenate([predictions.user_vectors, predictions.item_vectors]),
         }
-
-    def handler(self, resources: Resources, task: str) -> Handler:
-        return EmbeddingAnswers(resources, task)
-
-
-class EmbeddingAnswers(Handler):
-    """User vectors; one batch may mix tasks."""
-
-    job = "embeddings"
-    column_types: ClassVar[Mapping[str, str]] = {"embedding": "float"}
-
-    def __init__(self, resources: Resources, task: str) -> None:
-        resources.retriever().settings(task)
-        super().__init__(resources, task)
-
-    def answer(self, accepted: Sequence[Accepted]) -> list[Answer]:
-        vectors = _user_vectors(self.resources, accepted)
-        return [Answer({"embedding": vector}) for vector in vectors]
-
-    def warm_up(self) -> None:
-        retriever = self.resources.retriever()
-        self.resources.warm_once("retriever", retriever.warm_up)
-        self.resources.warm_once("items", retriever.warm_up_items)

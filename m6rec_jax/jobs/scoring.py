@@ -5,10 +5,11 @@ Metrics: `auc`, `user_averaged_auc`, `log_loss`, `calibration_error`.
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import functools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import gin
@@ -28,7 +29,6 @@ from m6rec_jax.jobs.answering import (
     Accepted,
     Answer,
     Handler,
-    check_finite,
     scored,
 )
 from m6rec_jax.jobs.job import (
@@ -52,6 +52,7 @@ from m6rec_jax.metrics.baselines import MeanBaselines, UserItemCounts
 from m6rec_jax.model import M6Rec
 from m6rec_jax.requests.rendering import RequestText
 from m6rec_jax.requests.request import RejectedRow, Request, RequestFields
+from m6rec_jax.text.records import Item
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +80,95 @@ class ScoringPredictions:
     scores: np.ndarray
 
 
+class CandidateHandler(Handler):
+    """Scores the candidates of requests; subclasses say what that means.
+
+    Args:
+      resources, task: see `Handler`.
+      scorer: of the candidates.
+      candidates_field: where a request has them.
+    """
+
+    renders_candidates = True
+
+    def __init__(
+        self,
+        resources: Resources,
+        task: str,
+        scorer: CandidateScorer,
+        candidates_field: str = "candidates",
+    ) -> None:
+        super().__init__(resources, task, RequestFields(candidates_field))
+        self._scorer, self._field = scorer, candidates_field
+
+    def render(self, request: Request) -> RequestText:
+        text = super().render(request)
+        self.check_candidates(text.candidates)
+        return text
+
+    def check_candidates(self, texts: Sequence[str]) -> None:
+        """Raises RejectedRow where a candidate's text cannot be scored."""
+        for index, candidate in enumerate(texts):
+            try:
+                self._scorer.check(candidate, self.task)
+            except DataError as error:
+                path = f"{self._field}[{index}]"
+                raise RejectedRow("no_text", f"{path!r} cannot be scored: {error}") from None
+
+    def answer(self, accepted: Sequence[Accepted]) -> list[Answer]:
+        scores = self._scorer.score_requests(
+            [one.text.history for one in accepted],
+            [one.text.candidates for one in accepted],
+            [one.handler.task for one in accepted],
+            [self._repeats(one) for one in accepted],
+        )
+        return [
+            self.answer_of(one.request.candidates, values)
+            for one, values in zip(accepted, scores, strict=True)
+        ]
+
+    @abc.abstractmethod
+    def answer_of(self, candidates: Sequence[Item], scores: np.ndarray) -> Answer:
+        """The answer with the candidates' scores `[candidates]`."""
+
+    def _repeats(self, one: Accepted) -> list[bool]:
+        """Which candidates the user had before, where the task's negatives tell them apart."""
+        handler = one.handler
+        if self.resources.settings(handler.task).repeat_sampling_rate is None:
+            return [False] * len(one.text.candidates)
+        had = handler.renderer.had(one.request)
+        return [item.id in had for item in one.request.candidates]
+
+    def describe(self) -> Mapping[str, Any]:
+        return {"candidates_field": self._field}
+
+    def warm_up(self) -> None:
+        self.resources.warm_once(self._scorer.program_name, self._scorer.warm_up)
+
+
+@gin.configurable(allowlist=["candidates_field"])
+class ScoringAnswers(CandidateHandler):
+    """The probability of each candidate; one batch may mix tasks.
+
+    Args:
+      resources, task: see `Handler`.
+      candidates_field: where a request has its candidates. 'item_ids' scores what retrieval found.
+    """
+
+    job = "scoring"
+    column_types: ClassVar[Mapping[str, str]] = {"probabilities": "float"}
+
+    def __init__(
+        self, resources: Resources, task: str, candidates_field: str = "candidates"
+    ) -> None:
+        scorer = resources.scorer()
+        scorer.settings(task)
+        super().__init__(resources, task, scorer, candidates_field)
+
+    def answer_of(self, candidates: Sequence[Item], scores: np.ndarray) -> Answer:
+        return Answer({"probabilities": scores}, scored(candidates, scores))
+
+
 class CandidateJob(Job):
     """What jobs that score candidates share."""
 
@@ -87,7 +177,7 @@ class CandidateJob(Job):
 
     def metrics(self, evaluation: Evaluation, predictions: ScoringPredictions) -> dict[str, float]:
         """See `scoring_metrics`; of repeats and new items apart, too."""
-        of_kinds = metrics_apart(evaluation, predictions, scoring_metrics)
+        of_kinds = scores_apart(evaluation, predictions, scoring_metrics)
         return scoring_metrics(predictions) | of_kinds
 
     def baselines(
@@ -101,7 +191,7 @@ class CandidateJob(Job):
 
         of_all = fitted.scoring_metrics(predictions.users, predictions.items, predictions.labels)
         return {
-            name: values | metrics_apart(evaluation, predictions, functools.partial(metrics, name))
+            name: values | scores_apart(evaluation, predictions, functools.partial(metrics, name))
             for name, values in of_all.items()
         }
 
@@ -116,6 +206,7 @@ class ScoringJob(CandidateJob):
     """The probability of a task's positive classes for each candidate."""
 
     kind = "scoring"
+    handler = ScoringAnswers
     needs = "classes"
     tasks = (("ctr", "groups", "scoring_rows"),)
 
@@ -165,9 +256,6 @@ class ScoringJob(CandidateJob):
         chosen = chosen_classes(data.positive_classes, probabilities.shape[-1])
         return super().score_columns(data, {**found, "probability": probabilities @ chosen})
 
-    def handler(self, resources: Resources, task: str) -> Handler:
-        return ScoringAnswers(resources, task)
-
 
 def labelled_candidates(
     found: Found, job: str
@@ -181,6 +269,21 @@ def labelled_candidates(
         for name in ("decoder_item_ids", "decoder_labels")
     )
     return found["user_ids"][rows, 0].astype(np.int64), items, classes, (rows, positions)
+
+
+def scores_apart(
+    evaluation: Evaluation,
+    predictions: ScoringPredictions,
+    metrics: Callable[[ScoringPredictions], dict[str, float]],
+) -> dict[str, float]:
+    """`metrics_apart` of candidates; of a kind that has one label alone there are none."""
+
+    def of_some(rows: np.ndarray) -> dict[str, float]:
+        fields = dataclasses.fields(predictions)
+        some = ScoringPredictions(*(getattr(predictions, field.name)[rows] for field in fields))
+        return metrics(some) if len(np.unique(some.labels)) > 1 else {}
+
+    return metrics_apart(evaluation, predictions.users, predictions.items, of_some)
 
 
 def scoring_metrics(predictions: ScoringPredictions) -> dict[str, float]:
@@ -235,86 +338,3 @@ def mean_baselines(evaluation: Evaluation) -> MeanBaselines:
         )
 
     return evaluation.once("baselines", fit)
-
-
-class CandidateHandler(Handler):
-    """Scores the candidates of requests; subclasses say what that means.
-
-    Args:
-      resources, task: see `Handler`.
-      scorer: of the candidates.
-      candidates_field: where a request has them.
-    """
-
-    renders_candidates = True
-
-    def __init__(
-        self,
-        resources: Resources,
-        task: str,
-        scorer: CandidateScorer,
-        candidates_field: str = "candidates",
-    ) -> None:
-        super().__init__(resources, task, RequestFields(candidates_field))
-        self._scorer, self._field = scorer, candidates_field
-
-    def render(self, request: Request) -> RequestText:
-        text = super().render(request)
-        self.check_candidates(text.candidates)
-        return text
-
-    def check_candidates(self, texts: Sequence[str]) -> None:
-        """Raises RejectedRow where a candidate's text cannot be scored."""
-        for index, candidate in enumerate(texts):
-            try:
-                self._scorer.check(candidate, self.task)
-            except DataError as error:
-                path = f"{self._field}[{index}]"
-                raise RejectedRow("no_text", f"{path!r} cannot be scored: {error}") from None
-
-    def describe(self) -> Mapping[str, Any]:
-        return {"candidates_field": self._field}
-
-    def warm_up(self) -> None:
-        self.resources.warm_once(self._scorer.program_name, self._scorer.warm_up)
-
-
-@gin.configurable(allowlist=["candidates_field"])
-class ScoringAnswers(CandidateHandler):
-    """The probability of each candidate; one batch may mix tasks.
-
-    Args:
-      resources, task: see `Handler`.
-      candidates_field: where a request has its candidates. 'item_ids' scores what retrieval found.
-    """
-
-    job = "scoring"
-    column_types: ClassVar[Mapping[str, str]] = {"probabilities": "float"}
-
-    def __init__(
-        self, resources: Resources, task: str, candidates_field: str = "candidates"
-    ) -> None:
-        scorer = resources.scorer()
-        scorer.settings(task)
-        super().__init__(resources, task, scorer, candidates_field)
-
-    def answer(self, accepted: Sequence[Accepted]) -> list[Answer]:
-        scores = self.resources.scorer().score_requests(
-            [one.text.history for one in accepted],
-            [one.text.candidates for one in accepted],
-            [one.handler.task for one in accepted],
-            [self._repeats(one) for one in accepted],
-        )
-        check_finite(accepted, scores)
-        return [
-            Answer({"probabilities": values}, scored(one.request.candidates, values))
-            for one, values in zip(accepted, scores, strict=True)
-        ]
-
-    def _repeats(self, one: Accepted) -> list[bool]:
-        """Which candidates the user had before, where the task's negatives tell them apart."""
-        handler = one.handler
-        if self.resources.settings(handler.task).repeat_sampling_rate is None:
-            return [False] * len(one.text.candidates)
-        had = handler.renderer.had(one.request)
-        return [item.id in had for item in one.request.candidates]

@@ -21,9 +21,7 @@ from m6rec_jax.jobs.answering import (
     Accepted,
     Answer,
     CatalogueHandler,
-    Handler,
     ScoredItem,
-    check_finite,
 )
 from m6rec_jax.jobs.dialogue_items import (
     RecommendationJob,
@@ -39,56 +37,6 @@ from m6rec_jax.requests.rendering import RequestText
 from m6rec_jax.requests.request import RejectedRow, Request, RequestFields
 from m6rec_jax.text.records import Item
 from m6rec_jax.text.writing_templates import WritingTemplate
-
-
-@register
-class TitleRecommendationJob(RecommendationJob, TargetsJob):
-    """The likeliest titles of the catalogue for each dialogue."""
-
-    kind = "title_recommendation"
-    on_request = True
-
-    def predict(self, evaluation: Evaluation) -> RecommendationPredictions:
-        language = LanguagePredictions.of(evaluation.outputs())
-        generator, texts = evaluation.generator(), evaluation.data.prepared().catalogue().texts
-        trie = evaluation.once(
-            "titles", lambda: TitleTrie(generator.vocabulary, texts, generator.max_tokens)
-        )
-        rows = evaluation.rows()
-        requests = [TextRequest(row["source"], task=evaluation.data.name) for row in rows]
-        k = min(max(evaluation.ks), len(texts))
-
-        def top(requests: Sequence[TextRequest]) -> tuple[np.ndarray, np.ndarray]:
-            """Items in the order of their titles and the scores of these, `[n, k]` both."""
-            titles = generator.recommend(requests, trie, min(k, len(trie)))
-            pairs = [[(i, t.score) for t in of_row for i in t.indices] for of_row in titles]
-            filled = np.array([[*row, *[(NO_ITEM, -np.inf)] * k][:k] for row in pairs])
-            return filled[..., 0].astype(np.int64), filled[..., 1].astype(np.float32)
-
-        of_all, _ = top(requests)
-        named = [named_items(row).tolist() for row in rows]
-        new = [request._replace(seen=seen) for request, seen in zip(requests, named, strict=True)]
-        top_items, scores_of_items = top(new)
-        targets = target_items(rows)
-        return RecommendationPredictions(
-            rows=rows,
-            top_items=top_items,
-            scores=scores_of_items,
-            ranks=ranking.target_ranks(of_all, targets),
-            new_ranks=ranking.target_ranks(top_items, targets),
-            language=language,
-        )
-
-    def handler(self, resources: Resources, task: str) -> Handler:
-        return TitlesAnswers(resources, task)
-
-    @property
-    def asked_of(self) -> tuple[str, ...]:
-        return ("generation",)
-
-    def may_be_asked_of(self, settings: TaskSettings) -> bool:
-        return super().may_be_asked_of(settings) and settings.writing in NAMING
-
 
 # Kinds of texts that name an item, see `text.writing_templates`.
 NAMING = ("titles", "contents")
@@ -183,7 +131,6 @@ class TitlesAnswers(CatalogueHandler):
             columns = zip(*items, strict=True) if items else ((), (), ())
             values = dict(zip(self.column_types, map(list, columns), strict=True))
             answers.append(Answer(values, items))
-        check_finite(accepted, (answer.values["log_probabilities"] for answer in answers))
         return answers
 
     def describe(self) -> Mapping[str, Any]:
@@ -243,3 +190,47 @@ def trie_of_items(
 
 def _about(request: Request) -> Item:
     return request.about or Item("", {})
+
+
+@register
+class TitleRecommendationJob(RecommendationJob, TargetsJob):
+    """The likeliest titles of the catalogue for each dialogue."""
+
+    kind = "title_recommendation"
+    handler = TitlesAnswers
+    asked_of = ("generation",)
+    on_request = True
+
+    def predict(self, evaluation: Evaluation) -> RecommendationPredictions:
+        language = LanguagePredictions.of(evaluation.outputs())
+        generator, texts = evaluation.generator(), evaluation.data.prepared().catalogue().texts
+        trie = evaluation.once(
+            "titles", lambda: TitleTrie(generator.vocabulary, texts, generator.max_tokens)
+        )
+        rows = evaluation.rows()
+        requests = [TextRequest(row["source"], task=evaluation.data.name) for row in rows]
+        k = min(max(evaluation.ks), len(texts))
+
+        def top(requests: Sequence[TextRequest]) -> tuple[np.ndarray, np.ndarray]:
+            """Items in the order of their titles and the scores of these, `[n, k]` both."""
+            titles = generator.recommend(requests, trie, min(k, len(trie)))
+            pairs = [[(i, t.score) for t in of_row for i in t.indices] for of_row in titles]
+            filled = np.array([[*row, *[(NO_ITEM, -np.inf)] * k][:k] for row in pairs])
+            return filled[..., 0].astype(np.int64), filled[..., 1].astype(np.float32)
+
+        of_all, _ = top(requests)
+        named = [named_items(row).tolist() for row in rows]
+        new = [request._replace(seen=seen) for request, seen in zip(requests, named, strict=True)]
+        top_items, scores_of_items = top(new)
+        targets = target_items(rows)
+        return RecommendationPredictions(
+            rows=rows,
+            top_items=top_items,
+            scores=scores_of_items,
+            ranks=ranking.target_ranks(of_all, targets),
+            new_ranks=ranking.target_ranks(top_items, targets),
+            language=language,
+        )
+
+    def may_be_asked_of(self, settings: TaskSettings) -> bool:
+        return super().may_be_asked_of(settings) and settings.writing in NAMING

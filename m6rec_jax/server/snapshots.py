@@ -133,7 +133,7 @@ class Snapshot:
         """Tasks and the jobs that they can be asked for beside what they are for."""
         for name, job in all_jobs().items():
             is_named = name in self._jobs
-            if not job.answers() or (job.on_request and not (is_named or self.named(name))):
+            if job.handler is None or (job.on_request and not (is_named or self.named(name))):
                 continue
             pairs, reasons = list[tuple[str, str]](), list[str]()
             for task, settings in self.tasks.items():

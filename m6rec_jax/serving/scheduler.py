@@ -356,7 +356,7 @@ class Scheduler:
             try:
                 if error is not None:
                     raise error
-                result = answer_of(one.argument, (stream.result() for stream in one.streams))
+                result = answer_of(stream.result() for stream in one.streams)
                 if one.set_running_or_notify_cancel():
                     one.set_result(result)
             except Exception as failure:

@@ -99,7 +99,7 @@ class Service(Resources):
                 f"'{task}' is a task of dialogues ({part}): it reads turns, not behaviours. `m6rec "
                 "chat` talks with the model"
             )
-        name, known = job or settings.kind, [kind for kind, one in jobs().items() if one.answers()]
+        name, known = job or settings.kind, [kind for kind, one in jobs().items() if one.handler]
         if name not in known:
             raise ConfigError(
                 f"requests are answered by {', '.join(known)}, not by '{name}'"
@@ -147,7 +147,9 @@ class Service(Resources):
 
     def handler(self, task: str, job: str) -> Handler:
         """What answers a task's requests for a job; errors as `Handler`."""
-        return self.once(("handler", task, job), lambda: job_of(job).handler(self, task))
+        make = job_of(job).handler
+        assert make is not None  # which `job` says
+        return self.once(("handler", task, job), lambda: make(self, task))
 
     def warm_up(self, pairs: Iterable[tuple[str, str]] | None = None) -> None:
         """Compiles every program that requests may run, and reads the data that they need.
@@ -166,7 +168,7 @@ class Service(Resources):
         """Each task with the job that it is for, as far as that answers requests and needs no more
         than there is.
         """
-        kinds = {name for name, job in jobs().items() if job.answers()}
+        kinds = {name for name, job in jobs().items() if job.handler}
         return [
             (task, settings.kind)
             for task, settings in self.model.tasks.items()

@@ -22,8 +22,8 @@ from m6rec_jax.errors import ConfigError
 from m6rec_jax.evaluation import checkpoint_evaluation as of_checkpoint
 from m6rec_jax.evaluation import evaluator as evaluation
 from m6rec_jax.evaluation.assets import save_task_assets
-from m6rec_jax.evaluation.reranking import Reranking, Retrieval, learnt_weights, reranked
-from m6rec_jax.jobs.retrieval import RetrievalPredictions
+from m6rec_jax.evaluation.reranking import Reranking, learnt_weights, reranked
+from m6rec_jax.jobs.retrieval import Retrieval, RetrievalPredictions
 from m6rec_jax.metrics import classification, ranking
 from m6rec_jax.metrics.baselines import MEAN_BASELINES
 from m6rec_jax.pipeline.prepared_rows import past_items, read_rows
@@ -181,7 +181,8 @@ def test_an_item_that_is_no_candidate_follows_in_the_towers_order():
         np.arange(30), targets, ranks, top, np.take_along_axis(scores, top, 1), np.full(30, 40)
     )
     past = [rng.integers(0, 40, 1 + n % 4) for n in range(30)]
-    retrieval = Retrieval(towers, past, [np.zeros(0, np.int64)] * 30, similarities)
+    nothing = [np.zeros(0, np.int64)] * 30
+    retrieval = Retrieval(towers, nothing, lambda: past, similarities)
     reranker = Reranker(*known, texts, counts, depth=2)
     found = reranked(reranker, retrieval, None)
     num_found = 0

@@ -29,7 +29,7 @@ def evaluation_of(batch, **parts):
         once=lambda _, make: make(),
         rows=lambda columns: parts["rows"],
         past_items=lambda: parts["past"],
-        reranked=lambda predictions, *_: predictions,
+        reranked=lambda found: found.predictions,
     )
 
 

@@ -83,5 +83,5 @@ def test_probabilities_that_are_no_numbers_are_refused(infer, monkeypatch, job):
     monkeypatch.setattr(
         Generator, "_texts", lambda *given: [text._replace(**nothing) for text in texts(*given)]
     )
-    with pytest.raises(DataError, match=r"request 0: .* not finite"):
+    with pytest.raises(DataError, match="not finite"):
         infer([asking(0)], "titles", job=job)

@@ -5,9 +5,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from m6rec_jax.jobs.past_items import hidden_items, metrics_apart, own_counts, ranks_apart
-from m6rec_jax.jobs.scoring import ScoringPredictions, scoring_metrics
-from m6rec_jax.metrics import classification
+from m6rec_jax.jobs.past_items import hidden_items, own_counts
+from m6rec_jax.jobs.retrieval import RetrievalPredictions, _of_kinds
+from m6rec_jax.jobs.scoring import ScoringPredictions, scores_apart, scoring_metrics
+from m6rec_jax.metrics import classification, ranking
 
 HAD = {(0, 1), (0, 2), (1, 3), (2, 0)}
 
@@ -18,11 +19,16 @@ def evaluation(part: str = "test", repeats_count: bool = True) -> SimpleNamespac
         part=part,
         repeats_count=repeats_count,
         past_events=lambda: (pairs[:, 0], pairs[:, 1]),
+        prepared=lambda: SimpleNamespace(catalogue=lambda: SimpleNamespace(items=range(9))),
     )
     rows = [{"user_index": user, "item_indices": [3]} for user in (0, 0, 1)]
     past = [np.array(own) for own in ([1], [2, 1, 2], [3, 0])]
     return SimpleNamespace(
-        data=data, once=lambda _, make: make(), rows=lambda _: rows, past_items=lambda: past
+        data=data,
+        once=lambda _, make: make(),
+        rows=lambda _: rows,
+        past_items=lambda: past,
+        ks=(6,),
     )
 
 
@@ -35,17 +41,17 @@ def predictions() -> ScoringPredictions:
 
 
 def test_candidates(predictions: ScoringPredictions) -> None:
-    found = metrics_apart(evaluation(), predictions, scoring_metrics)
+    found = scores_apart(evaluation(), predictions, scoring_metrics)
     pairs = zip(predictions.users.tolist(), predictions.items.tolist(), strict=True)
     repeats = np.array([pair in HAD for pair in pairs])
     for name, rows in (("repeats", repeats), ("new_items", ~repeats)):
         auc = classification.auc(predictions.labels[rows], predictions.probabilities[rows])
         assert found[f"{name}/auc"] == auc
         assert found[f"{name}/num_examples"] == rows.sum()
-    assert metrics_apart(evaluation("train"), predictions, scoring_metrics) == {}
-    assert metrics_apart(evaluation(repeats_count=False), predictions, scoring_metrics) == {}
+    assert scores_apart(evaluation("train"), predictions, scoring_metrics) == {}
+    assert scores_apart(evaluation(repeats_count=False), predictions, scoring_metrics) == {}
     predictions.labels[repeats] = 1  # of which no AUC is known
-    found = metrics_apart(evaluation(), predictions, scoring_metrics)
+    found = scores_apart(evaluation(), predictions, scoring_metrics)
     assert "repeats/auc" not in found
     assert "new_items/auc" in found
 
@@ -54,10 +60,18 @@ def test_ranks() -> None:
     users = np.array([0, 1, 2])
     targets = np.array([[1, 3, -1], [2, -1, -1], [0, -1, -1]])
     ranks = np.array([[5, 6, 0], [7, 0, 0], [8, 0, 0]])
-    found = {n: own.tolist() for n, own in ranks_apart(evaluation(), users, targets, ranks)}
+    nothing = np.zeros((3, 0))
+    found = _of_kinds(
+        evaluation(), RetrievalPredictions(users, targets, ranks, nothing, nothing, nothing), ranks
+    )
+    kinds = {"repeats": [[5, 0, 0], [8, 0, 0]], "new_items": [[0, 6, 0], [7, 0, 0]]}
     assert found == {
-        "repeats": [[5, 0, 0], [8, 0, 0]],
-        "new_items": [[0, 6, 0], [7, 0, 0]],
+        f"{kind}/{name}": value
+        for kind, own in kinds.items()
+        for name, value in {
+            **ranking.ranking_metrics(np.array(own), (6,)),
+            "num_examples": 2.0,
+        }.items()
     }
 
 

@@ -36,10 +36,9 @@ def answers(settings: TaskSettings) -> ScoringAnswers:
     handler: ScoringAnswers = object.__new__(ScoringAnswers)
     handler.task, handler.resources = (
         "ctr",
-        SimpleNamespace(  # type: ignore[assignment]
-            settings=lambda task: settings, scorer=lambda: scorer
-        ),
+        SimpleNamespace(settings=lambda task: settings),  # type: ignore[assignment]
     )
+    handler._scorer = scorer  # type: ignore[assignment]
     handler.renderer = RequestRenderer(DatasetTemplate.parse(TEMPLATE, "here"), known)
     return handler
 
