@@ -116,27 +116,6 @@ def test_a_killed_build_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     open_index(tmp_path / "index", "a")
 
 
-def test_ties_stay_in_the_order_of_the_catalogue(tmp_path: Path) -> None:
-    """Against a sort of all items."""
-    vectors = VECTORS.copy()
-    vectors[[2, 9, 17, 22]] = USERS[0]
-
-    def tied(texts: Any) -> np.ndarray:
-        return vectors[[int(text.split()[1]) for text in texts]]
-
-    build(tmp_path / "index", embed=tied)
-    index = open_index(tmp_path / "index", "a")
-    seen = [["id 9"], [], ["id 1"] * 3, list(TEXTS)[:21], list(TEXTS)]
-    found = index.search.top_k(USERS, 6, [*map(index.places_of, seen)], (2,))
-    scores = USERS @ vectors.T
-    for user, own in enumerate(seen):
-        left = [n for n in range(23) if f"id {n}" not in own]
-        order = sorted(left, key=lambda n: (-scores[user, n].round(5), n))[:6]
-        assert [n for n in found.ids[user] if n >= 0] == order
-    assert found.ids[0, :3].tolist() == [2, 17, 22]
-    assert index.search.top_k(USERS[:0], 6, [], (2,)).ids.shape == (0, 6)
-
-
 def test_damage_and_absence(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="has no manifest"):
         open_index(tmp_path, "a")
