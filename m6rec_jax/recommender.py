@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypedDict, Unpack
 
 import numpy as np
+import pyarrow as pa
 
 from m6rec_jax.data.dataset.schema import DatasetSpec
 from m6rec_jax.errors import ConfigError
@@ -340,21 +341,10 @@ def _records(values: Any) -> list[Any]:
     """Rows of a data frame, or what a sequence holds."""
     if hasattr(values, "to_list") and not hasattr(values, "columns"):  # a column of ids
         values = values.to_list()
-    for method, arguments in (("to_pylist", ()), ("to_dicts", ()), ("to_dict", ("records",))):
-        if hasattr(values, method) and not isinstance(values, Mapping):
-            return [_without_missing(_plain(row)) for row in getattr(values, method)(*arguments)]
+    if hasattr(values, "reset_index"):  # of pandas, whose index would be a column
+        values = values.reset_index(drop=True)
+    if hasattr(values, "__arrow_c_stream__"):  # pandas, polars and pyarrow have it
+        values = pa.table(values).to_pylist()
     if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
         raise ConfigError(f"{values!r} is no list of records or ids, and no data frame")
     return [_plain(value) for value in values]
-
-
-def _without_missing(row: Any) -> Any:
-    """pandas writes NaN, NA or NaT where a value is missing."""
-    if not isinstance(row, Mapping):
-        return row
-    return {
-        name: value
-        for name, value in row.items()
-        if not (isinstance(value, float) and value != value)
-        and type(value).__name__ not in ("NAType", "NaTType")
-    }

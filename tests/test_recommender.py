@@ -2,10 +2,8 @@
 
 import dataclasses
 import json
-import math
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -53,15 +51,6 @@ def test_scores_of_candidates(rec: m6.Recommender) -> None:
         task="ctr",
     )
     np.testing.assert_allclose([i.score for i in again], [i.score for i in found], atol=1e-6)
-
-
-def test_what_pandas_has_no_value_for_is_left_out(rec: m6.Recommender) -> None:
-    na = type("NAType", (), {"__eq__": lambda *_: pytest.fail("it is no truth value")})()
-    frame = SimpleNamespace(
-        columns=["id", "title"], to_dict=lambda _: [{"id": "f4", "title": na, "genre": math.nan}]
-    )
-    found, plain = (rec.score(one, task="ctr", **ASKED) for one in (frame, ["f4"]))
-    assert found == plain
 
 
 def test_numbers_and_arrays_of_numpy(rec: m6.Recommender) -> None:

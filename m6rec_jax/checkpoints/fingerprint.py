@@ -20,31 +20,23 @@ from m6rec_jax.checkpoints.trees import PyTree, flatten
 _UNSIGNED = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
 
 
-def fingerprint(tree: PyTree) -> str:
-    """SHA-256 (hex) of all names, types, shapes and values; brings one leaf after another to the
-    host.
+def fingerprint(tree: PyTree, dtype: Any = None) -> str:
+    """SHA-256 (hex) of all names, types, shapes and values, these rounded to `dtype` if one is
+    given; brings one leaf after another to the host.
     """
-    flat = flatten(tree)
     total = hashlib.sha256()
-    for name in sorted(flat):
-        array = np.ascontiguousarray(on_host(flat[name]))
+    for name, leaf in sorted(flatten(tree).items()):
+        array = np.ascontiguousarray(on_host(leaf).astype(dtype or leaf.dtype, copy=False))
         total.update(f"{name}\0{array.dtype.name}\0{array.shape}\0".encode())
         total.update(array.reshape(-1).view(np.uint8).data)
     return total.hexdigest()
 
 
 def backbone_fingerprint(params: PyTree) -> str:
-    """SHA-256 (hex) of a backbone's names, shapes and values, these rounded to bfloat16.
-
-    What says whether prompts fit a backbone: it stays the same one whether it is held in float32
-    or, frozen, in bfloat16. Brings one leaf after another to the host.
+    """What says whether prompts fit a backbone: the same whether it is held in float32 or, frozen,
+    in bfloat16.
     """
-    total = hashlib.sha256()
-    for name, leaf in sorted(flatten(params).items()):
-        array = np.ascontiguousarray(on_host(leaf).astype(jnp.bfloat16))
-        total.update(f"{name}\0{array.shape}\0".encode())
-        total.update(array.reshape(-1).view(np.uint8).data)
-    return total.hexdigest()
+    return fingerprint(params, jnp.bfloat16)
 
 
 def on_host(leaf: Any) -> np.ndarray:
