@@ -101,7 +101,7 @@ class LoadedBank(LoadedModel):
         free = [row for row in range(num_rows) if row not in taken]
         for prompts in tasks:
             manifest, name = prompts.manifest, prompts.manifest.task
-            check_owner(manifest, "the loaded bank", common)
+            check_owner(manifest, "the model that was loaded", common)
             check_capacity(manifest.model_config, config, name)
             for length in ("source_length", "target_length"):
                 needed, room = getattr(manifest.settings, length), getattr(self.settings, length)
@@ -246,12 +246,6 @@ def load_bank(
     config = checkpoint.config
     target = held_in(variable_targets(M6Rec(config), mesh, rules)["params"], frozen_dtype)
     params = checkpoint.restore(PARAMS, target, config)
-    fingerprints = {
-        "vocabulary_fingerprint": vocabulary.fingerprint,
-        "backbone_fingerprint": backbone_fingerprint(params),
-    }
-    for prompts in read:
-        check_owner(prompts.manifest, f"the model in {checkpoint.folder}", fingerprints)
     if read:
         # The tasks may have been tuned with other settings than the foundation's that change no
         # weight, such as where late interaction begins.
@@ -271,7 +265,7 @@ def load_bank(
         settings=InferenceSettings(*longest),
         step=checkpoint.step,
         backbone=Backbone(model, params, Runtime(mesh, rules), *longest),
-        backbone_fingerprint=fingerprints["backbone_fingerprint"],
+        backbone_fingerprint=backbone_fingerprint(params),
         folder=folder,
         manifests={},
     )
