@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
@@ -127,11 +128,11 @@ def from_model_config(config: ModelConfig, model_type: str | None = None) -> dic
       ConfigError: an activation that Hugging Face has no name for, or a type that computes
         something else.
     """
-    projections = [name for name, both in _ACTIVATIONS.items() if both == config.mlp_activations]
-    if not projections:
+    names = [name for name, both in _ACTIVATIONS.items() if both == config.mlp_activations]
+    if not names:
         raise ConfigError(
-            f"ModelConfig.mlp_activations = {config.mlp_activations} has no name in Hugging Face's "
-            "T5; it has " + ", ".join(map(str, dict.fromkeys(_ACTIVATIONS.values())))
+            f"ModelConfig.mlp_activations = {config.mlp_activations} is none of those that Hugging "
+            f"Face's T5 has: {', '.join(_ACTIVATIONS)}"
         )
     fitting = [
         name
@@ -152,7 +153,7 @@ def from_model_config(config: ModelConfig, model_type: str | None = None) -> dic
         **{theirs: getattr(config, ours) for ours, theirs in _SIZES.items()},
         **{name: getattr(config, name) for name in _OPTIONAL},
         "num_decoder_layers": config.num_decoder_layers,
-        "feed_forward_proj": projections[0],
+        "feed_forward_proj": names[0],
         "tie_word_embeddings": config.logits_via_embedding,
         "is_encoder_decoder": True,
         "pad_token_id": 0,
@@ -228,21 +229,17 @@ def _open_files(
     """The file of each tensor, and its shape and type."""
     paths = [folder / WEIGHTS_FILE]
     if (folder / INDEX_FILE).exists():
-        index = read_json(folder / INDEX_FILE).get("weight_map")
-        if not isinstance(index, dict):
-            raise CheckpointError(f"{folder / INDEX_FILE} has no weight_map")
+        index = read_json(folder / INDEX_FILE)["weight_map"]
         paths = [folder / file for file in sorted(set(index.values()))]
     files, specs = {}, {}
     for path in paths:
         try:
             file = stack.enter_context(safe_open(path, framework="numpy"))
-        except FileNotFoundError as error:
-            raise CheckpointError(
-                f"{path} is missing. Pickled weights (pytorch_model.bin) are not read: save them "
-                "with transformers' save_pretrained, which writes safetensors"
-            ) from error
         except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path} is truncated or damaged: {error}") from error
+            raise CheckpointError(
+                f"{path} is missing, truncated or damaged: {error}. (Pickled weights, "
+                "pytorch_model.bin, are not read: save_pretrained writes safetensors)"
+            ) from error
         for name in file.keys():  # noqa: SIM118 (it is no dictionary)
             view = file.get_slice(name)
             kind = view.get_dtype()
@@ -284,11 +281,6 @@ def write_huggingface(
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object; raises CheckpointError where it cannot be read."""
     try:
-        values = json.loads(path.read_text())
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise CheckpointError(f"{path} is no JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path} is no JSON object")
-    return values
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error

@@ -198,18 +198,18 @@ def test_every_tensor_that_does_not_fit_is_named(folder: Path) -> None:
 def test_truncated(folder: Path) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-5])
-    with pytest.raises(CheckpointError, match=r"model.safetensors is truncated or damaged"):
+    with pytest.raises(CheckpointError, match=r"model.safetensors is missing, truncated"):
         read_huggingface(folder)
 
 
 def test_missing_files(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"cannot read .*config.json"):
+    with pytest.raises(CheckpointError, match=r"config.json cannot be read"):
         read_huggingface(tmp_path / "nowhere")
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(CheckpointError, match="Pickled weights"):
         read_huggingface(folder)
     (folder / "config.json").write_text("{")
-    with pytest.raises(CheckpointError, match=r"config.json is no JSON"):
+    with pytest.raises(CheckpointError, match=r"config.json cannot be read"):
         read_huggingface(folder)
 
 

@@ -20,11 +20,10 @@ where requests vary.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,47 +44,6 @@ class ExportError(ValueError):
     """An export is damaged, or is asked for what it has not."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Program:
-    """One program of an export.
-
-    Attributes:
-      name: what it computes.
-      file: of the folder.
-      inputs, outputs: shape and type of each array; sizes are numbers, or 'b' (rows) and 'n'
-        (decoder rows of each).
-    """
-
-    name: str
-    file: str
-    inputs: Mapping[str, tuple[Sequence[int | str], str]]
-    outputs: Mapping[str, tuple[Sequence[int | str], str]]
-
-    def padded(self, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """Inputs with every row as long as the program's.
-
-        Raises:
-          ExportError: an input is missing or unknown, of another rank, or longer.
-        """
-        if inputs.keys() != self.inputs.keys():
-            raise ExportError(
-                f"{self.name} takes {', '.join(sorted(self.inputs))}, not "
-                f"{', '.join(sorted(inputs)) or 'nothing'}"
-            )
-        padded = {}
-        for name, (shape, dtype) in self.inputs.items():
-            value = np.asarray(inputs[name], dtype)
-            sizes = zip(shape, value.shape, strict=False)
-            missing = [size - there if isinstance(size, int) else 0 for size, there in sizes]
-            if value.ndim != len(shape) or min(missing, default=0) < 0:
-                raise ExportError(
-                    f"{self.name}: {name} has shape {value.shape}, which does not fit {shape}"
-                )
-            widths = [(0, number) for number in missing]
-            padded[name] = np.pad(value, widths, constant_values=NOTHING.get(name, 0))
-        return padded
-
-
 class Exported:
     """An export that was opened and checked.
 
@@ -97,7 +55,8 @@ class Exported:
 
     Attributes:
       manifest: what `export.json` holds.
-      programs: by name, in the manifest's order.
+      programs: by name, in the manifest's order: `file`, and `inputs` and `outputs`, shape and type
+        of each array; sizes are numbers, or 'b' (rows) and 'n' (decoder rows of each).
       weights: arrays by name.
     """
 
@@ -115,9 +74,7 @@ class Exported:
             path = self.folder / name
             if not path.is_file() or _sha256(path) != checksum:
                 raise ExportError(f"{path} is missing or damaged; export the model anew")
-        self.programs = {
-            program["name"]: Program(**program) for program in self.manifest["programs"]
-        }
+        self.programs = {program["name"]: program for program in self.manifest["programs"]}
         with np.load(self.folder / WEIGHTS) as file:
             self.weights = {name: jax.device_put(file[name]) for name in file.files}
         self._compiled: dict[str, Any] = {}
@@ -134,7 +91,9 @@ class Exported:
             )
         program = self.programs[name]
         if name not in self._compiled:
-            exported = jax.export.deserialize(bytearray((self.folder / program.file).read_bytes()))
+            exported = jax.export.deserialize(
+                bytearray((self.folder / program["file"]).read_bytes())
+            )
             self._compiled[name] = jax.jit(exported.call)
         # The model's, and the program's own constants.
         weights = {
@@ -142,7 +101,7 @@ class Exported:
             for key, value in self.weights.items()
             if not key.startswith(f"{CONSTANTS}/") or key.startswith(f"{CONSTANTS}/{name}/")
         }
-        outputs = self._compiled[name](weights, program.padded(inputs))
+        outputs = self._compiled[name](weights, _padded(program, inputs))
         return {key: np.asarray(value) for key, value in outputs.items()}
 
     def held_out(self) -> list[tuple[str, dict[str, np.ndarray], dict[str, np.ndarray]]]:
@@ -183,6 +142,27 @@ class Exported:
             own["equal"] = (own["equal"] * own["rows"] + int(same[filled].sum())) / rows
             own["rows"] = rows
         return results
+
+
+def _padded(program: Mapping[str, Any], inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Inputs with every row as long as the program's; raises ExportError where they do not fit."""
+    if inputs.keys() != program["inputs"].keys():
+        raise ExportError(
+            f"{program['name']} takes {', '.join(sorted(program['inputs']))}, not "
+            f"{', '.join(sorted(inputs)) or 'nothing'}"
+        )
+    padded = {}
+    for name, (shape, dtype) in program["inputs"].items():
+        value = np.asarray(inputs[name], dtype)
+        sizes = zip(shape, value.shape, strict=False)
+        missing = [size - there if isinstance(size, int) else 0 for size, there in sizes]
+        if value.ndim != len(shape) or min(missing, default=0) < 0:
+            raise ExportError(
+                f"{program['name']}: {name} has shape {value.shape}, which does not fit {shape}"
+            )
+        widths = [(0, number) for number in missing]
+        padded[name] = np.pad(value, widths, constant_values=NOTHING.get(name, 0))
+    return padded
 
 
 def _any(values: np.ndarray) -> np.ndarray:
