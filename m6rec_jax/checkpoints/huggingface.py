@@ -6,22 +6,18 @@ Reads T5 1.0, T5 1.1, Flan-T5, mT5 and UMT5, in one file or several; writes what
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 
 from m6rec_jax.checkpoints.failures import failure
-from m6rec_jax.checkpoints.manifest import TensorSpec
 from m6rec_jax.checkpoints.t5_weights import (
-    HEAD,
     Weights,
     gather,
     huggingface_entries,
@@ -77,7 +73,6 @@ _EMBEDDING, _HEAD = "shared.weight", "lm_head.weight"
 _COPIES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 # Left in old checkpoints by the first T5 library; no implementation reads it.
 _UNUSED = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
-_TYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 
 def to_model_config(values: Mapping[str, Any], where: str, *, tied: bool) -> ModelConfig:
@@ -196,56 +191,41 @@ def read_huggingface(folder: Path) -> Weights:
         place, is missing or has another shape; named.
     """
     values, where = read_json(folder / CONFIG_FILE), str(folder / CONFIG_FILE)
-    with contextlib.ExitStack() as stack:
-        files, specs = _open_files(folder, stack)
-
-        def read(name: str) -> np.ndarray:
-            tensor: np.ndarray = files[name].get_tensor(name)
-            return tensor
-
-        may_be_tied = False not in map(values.get, ("tie_word_embeddings", "scale_decoder_outputs"))
-        has_both = {_HEAD, _EMBEDDING} <= specs.keys()
-        is_copy = may_be_tied and has_both and np.array_equal(read(_HEAD), read(_EMBEDDING))
-        left_out = [*_COPIES, _UNUSED] + [_HEAD] * is_copy
-        notes = [f"'{name}' is left out" for name in left_out if specs.pop(name, None)]
-        head = head_kind(values, where, has_head=_HEAD in specs)
-        config = to_model_config(values, where, tied=head == TIED)
-        entries = huggingface_entries(config)
-        if head == UNSCALED:
-            entries = [replace(e, name=_EMBEDDING) if e.leaf == HEAD else e for e in entries]
-            notes.append(
-                "the output head is the embedding without T5 1.0's scale: it becomes a matrix of "
-                "its own, with the embedding's values"
-            )
-        leaves = gather(entries, leaf_shapes(config), specs, read, str(folder))
+    tensors = _tensors(folder)
+    may_be_tied = False not in map(values.get, ("tie_word_embeddings", "scale_decoder_outputs"))
+    has_both = {_HEAD, _EMBEDDING} <= tensors.keys()
+    is_copy = may_be_tied and has_both and np.array_equal(tensors[_HEAD], tensors[_EMBEDDING])
+    left_out = [*_COPIES, _UNUSED] + [_HEAD] * is_copy
+    notes = [f"'{name}' is left out" for name in left_out if tensors.pop(name, None) is not None]
+    head = head_kind(values, where, has_head=_HEAD in tensors)
+    config = to_model_config(values, where, tied=head == TIED)
+    if head == UNSCALED and _EMBEDDING in tensors:
+        tensors[_HEAD] = tensors[_EMBEDDING]
+        notes.append(
+            "the output head is the embedding without T5 1.0's scale: it becomes a matrix of its "
+            "own, with the embedding's values"
+        )
+    leaves = gather(huggingface_entries(config), leaf_shapes(config), tensors, str(folder))
     if head == OWN_HEAD:
         notes.append("the model has an output head of its own (T5 1.1)")
     return Weights(config, leaves, tuple(notes), values["model_type"])
 
 
-def _open_files(
-    folder: Path, stack: contextlib.ExitStack
-) -> tuple[dict[str, Any], dict[str, TensorSpec]]:
-    """The file of each tensor, and its shape and type."""
-    paths = [folder / WEIGHTS_FILE]
+def _tensors(folder: Path) -> dict[str, np.ndarray]:
+    """All tensors, of one file or several."""
+    paths, tensors = [folder / WEIGHTS_FILE], dict[str, np.ndarray]()
     if (folder / INDEX_FILE).exists():
         index = read_json(folder / INDEX_FILE)["weight_map"]
         paths = [folder / file for file in sorted(set(index.values()))]
-    files, specs = {}, {}
     for path in paths:
         try:
-            file = stack.enter_context(safe_open(path, framework="numpy"))
+            tensors |= load_file(path)
         except (SafetensorError, OSError) as error:
             raise CheckpointError(
                 f"{path} is missing, truncated or damaged: {error}. (Pickled weights, "
                 "pytorch_model.bin, are not read: save_pretrained writes safetensors)"
             ) from error
-        for name in file.keys():  # noqa: SIM118 (it is no dictionary)
-            view = file.get_slice(name)
-            kind = view.get_dtype()
-            specs[name] = TensorSpec(tuple(view.get_shape()), _TYPES.get(kind, kind))
-            files[name] = file
-    return files, specs
+    return tensors
 
 
 def write_huggingface(

@@ -14,14 +14,13 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from m6rec_jax.checkpoints.manifest import TensorSpec
 from m6rec_jax.checkpoints.trees import flatten
 from m6rec_jax.errors import CheckpointError, ConfigError
 from m6rec_jax.model.config import ModelConfig, PromptConfig, default_settings
@@ -238,49 +237,44 @@ def leaf_shapes(config: ModelConfig) -> Mapping[str, Shape]:
 
 
 def gather(
-    entries: Sequence[Entry],
-    shapes: Mapping[str, Shape],
-    specs: Mapping[str, TensorSpec],
-    read: Callable[[str], np.ndarray],
-    where: str,
+    entries: Sequence[Entry], shapes: Mapping[str, Shape], arrays: dict[str, np.ndarray], where: str
 ) -> dict[str, np.ndarray]:
-    """Our leaves, float32, read one foreign tensor at a time.
+    """Our leaves, float32. The foreign tensors are used up, so that each is in memory once.
 
     Args:
       entries: of all tensors that the model has.
       shapes: of our leaves.
-      specs: of the tensors that are there.
-      read: foreign name to values.
+      arrays: the foreign tensors by name.
       where: what is read, for errors.
 
     Raises:
       CheckpointError: a tensor is missing, has no place in the model, or another shape than it has
         there or no float type; every such tensor is named.
     """
-    _check_match(entries, specs, where)
+    _check_match(entries, arrays, where)
     leaves: dict[str, np.ndarray] = {}
     for entry in entries:
         shape = shapes[entry.leaf]
         if entry.leaf not in leaves:
             leaves[entry.leaf] = np.empty(shape, np.float32)
         place = ... if entry.layer is None else entry.layer
-        leaves[entry.leaf][place] = entry.inward(read(entry.name), shape)
+        leaves[entry.leaf][place] = entry.inward(arrays.pop(entry.name), shape)
     return leaves
 
 
-def _check_match(entries: Sequence[Entry], specs: Mapping[str, TensorSpec], where: str) -> None:
+def _check_match(entries: Sequence[Entry], arrays: Mapping[str, np.ndarray], where: str) -> None:
     problems = []
     for entry in entries:
-        spec, wanted = specs.get(entry.name), f"wanted {list(entry.shape)} for {entry.place}"
-        if spec is None:
+        there, wanted = arrays.get(entry.name), f"wanted {list(entry.shape)} for {entry.place}"
+        if there is None:
             problems.append(f"no tensor '{entry.name}', {wanted}")
-        elif spec.shape != entry.shape:
-            problems.append(f"tensor '{entry.name}' is {list(spec.shape)}, {wanted}")
-        elif spec.dtype not in _FLOAT_TYPES:
+        elif there.shape != entry.shape:
+            problems.append(f"tensor '{entry.name}' is {list(there.shape)}, {wanted}")
+        elif there.dtype.name not in _FLOAT_TYPES:
             types = ", ".join(_FLOAT_TYPES)
-            problems.append(f"tensor '{entry.name}' is {spec.dtype}, not one of {types}")
-    for name in sorted(set(specs) - {entry.name for entry in entries}):
-        problems.append(f"tensor '{name}' {list(specs[name].shape)} has no place in the model")
+            problems.append(f"tensor '{entry.name}' is {there.dtype.name}, not one of {types}")
+    for name in sorted(arrays.keys() - {entry.name for entry in entries}):
+        problems.append(f"tensor '{name}' {list(arrays[name].shape)} has no place in the model")
     if problems:
         more = [f"… and {len(problems) - _MOST_NAMED} more"] * (len(problems) > _MOST_NAMED)
         lines = "\n  ".join([*problems[:_MOST_NAMED], *more])

@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from m6rec_jax.checkpoints.manifest import TensorSpec
+import numpy as np
+
 from m6rec_jax.checkpoints.t5_weights import (
     Weights,
     gather,
@@ -20,7 +21,7 @@ from m6rec_jax.checkpoints.t5_weights import (
     plain_config,
     t5x_entries,
 )
-from m6rec_jax.checkpoints.t5x_files import open_t5x, write_t5x_files
+from m6rec_jax.checkpoints.t5x_files import checkpoint_folder, read_t5x_files, write_t5x_files
 from m6rec_jax.errors import CheckpointError, ConfigError
 from m6rec_jax.model.config import ModelConfig
 
@@ -35,11 +36,11 @@ def read_t5x(path: Path) -> Weights:
       CheckpointError: none there, damaged, another kind of model, or a tensor that has no place, is
         missing or has another shape; named.
     """
-    files = open_t5x(path)
-    where = str(files.folder)
-    config, scanned, joined = _config_of(files.specs, where)
+    folder = checkpoint_folder(path)
+    arrays, where = read_t5x_files(folder), str(folder)
+    config, scanned, joined = _config_of(arrays, where)
     entries = t5x_entries(config, scanned=scanned, joined=joined)
-    leaves = gather(entries, leaf_shapes(config), files.specs, files.read, where)
+    leaves = gather(entries, leaf_shapes(config), arrays, where)
     note = f"activations are not in the files; taken for {' and '.join(config.mlp_activations)}"
     return Weights(config, leaves, (note,))
 
@@ -63,26 +64,26 @@ def write_t5x(weights: Weights, path: Path, *, step: int = 0, scanned: bool = Fa
     return write_t5x_files(arrays, path, step)
 
 
-def _config_of(specs: Mapping[str, TensorSpec], where: str) -> tuple[ModelConfig, bool, bool]:
+def _config_of(arrays: Mapping[str, np.ndarray], where: str) -> tuple[ModelConfig, bool, bool]:
     """The model that a checkpoint's shapes are of; are layers scanned, are heads joined?"""
-    scanned = any(name.startswith("target.encoder.encoder.") for name in specs)
+    scanned = any(name.startswith("target.encoder.encoder.") for name in arrays)
     first = "target.encoder." + ("encoder" if scanned else "layers_0")
     # Axis 1 holds the layers where they are scanned.
     last = 2 if scanned else 1
-    per_layer = f"{first}.relpos_bias.rel_embedding" in specs
-    gated = f"{first}.mlp.wi_0.kernel" in specs
+    per_layer = f"{first}.relpos_bias.rel_embedding" in arrays
+    gated = f"{first}.mlp.wi_0.kernel" in arrays
     bias = f"{first if per_layer else 'target.encoder'}.relpos_bias.rel_embedding"
 
     def num_layers(tower: str) -> int:
         if scanned:
-            return specs[f"target.{tower}.{tower}.mlp.wo.kernel"].shape[1]
+            return arrays[f"target.{tower}.{tower}.mlp.wo.kernel"].shape[1]
         prefix = f"target.{tower}.layers_"
-        return len({name.split(".")[2] for name in specs if name.startswith(prefix)})
+        return len({name.split(".")[2] for name in arrays if name.startswith(prefix)})
 
     try:
-        vocab_size, embed_dim = specs["target.token_embedder.embedding"].shape
-        num_heads, num_buckets = specs[bias].shape[0], specs[bias].shape[last]
-        heads = specs[f"{first}.attention.query.kernel"].shape[last:]
+        vocab_size, embed_dim = arrays["target.token_embedder.embedding"].shape
+        num_heads, num_buckets = arrays[bias].shape[0], arrays[bias].shape[last]
+        heads = arrays[f"{first}.attention.query.kernel"].shape[last:]
         joined = len(heads) == 1
         config = plain_config(
             vocab_size=vocab_size,
@@ -91,11 +92,11 @@ def _config_of(specs: Mapping[str, TensorSpec], where: str) -> tuple[ModelConfig
             num_decoder_layers=num_layers("decoder"),
             num_heads=num_heads,
             head_dim=heads[0] // num_heads if joined else heads[1],
-            mlp_dim=specs[f"{first}.mlp.wo.kernel"].shape[0],
+            mlp_dim=arrays[f"{first}.mlp.wo.kernel"].shape[0],
             mlp_activations=("gelu", "linear") if gated else ("relu",),
             relative_attention_num_buckets=num_buckets,
             per_layer_relative_bias=per_layer,
-            logits_via_embedding="target.decoder.logits_dense.kernel" not in specs,
+            logits_via_embedding="target.decoder.logits_dense.kernel" not in arrays,
         )
     except KeyError as error:
         raise CheckpointError(f"{where} is not of a T5: it has no tensor {error}") from error

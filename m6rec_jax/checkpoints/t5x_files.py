@@ -17,9 +17,9 @@ to the checkpoint's, and small arrays themselves. Today's t5x reads this format 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,6 @@ import tensorstore
 from flax import serialization, traverse_util
 
 from m6rec_jax.checkpoints.failures import failure
-from m6rec_jax.checkpoints.manifest import TensorSpec
 from m6rec_jax.checkpoints.trees import flatten, nested
 from m6rec_jax.errors import CheckpointError, first_line
 from m6rec_jax.io.atomic import new_folder
@@ -44,28 +43,23 @@ _CHUNK_BYTES = 64 * 2**20
 _BFLOAT16_BITS = "uint16"
 
 
-class T5xFiles(NamedTuple):
-    """The parameters of a checkpoint, not its optimizer's state.
+def read_t5x_files(folder: Path) -> dict[str, np.ndarray]:
+    """Parameters of a checkpoint in either format by name, 'target.…'; not its optimizer's state.
 
-    Attributes:
-      folder: of the checkpoint.
-      specs: name ('target.…') to shape and type.
-      read: name to values; raises CheckpointError where they are missing or damaged.
+    Args:
+      folder: see `checkpoint_folder`.
+
+    Raises:
+      CheckpointError: it is no such folder, or damaged.
     """
-
-    folder: Path
-    specs: Mapping[str, TensorSpec]
-    read: Callable[[str], np.ndarray]
-
-
-def open_t5x(path: Path) -> T5xFiles:
-    """A t5x checkpoint in either format: its folder, or one of such folders (then the newest
-    step's).
-
-    Raises CheckpointError for none there, or a damaged one.
-    """
-    folder = checkpoint_folder(path)
-    return _orbax_files(folder) if (folder / STATE_FOLDER).is_dir() else _zarr_files(folder)
+    try:
+        if (folder / STATE_FOLDER).is_dir():
+            return _from_orbax((folder / STATE_FOLDER).absolute())
+        return _from_zarr(folder)
+    except Exception as error:  # Orbax and TensorStore raise many kinds, plain Exception included
+        raise CheckpointError(
+            f"{folder} is no checkpoint of t5x, or damaged: {first_line(error)}"
+        ) from error
 
 
 def checkpoint_folder(path: Path) -> Path:
@@ -94,53 +88,31 @@ def step_of(folder: Path) -> int:
     return int(match[1]) if match else 0
 
 
-def _orbax_files(folder: Path) -> T5xFiles:
-    state = (folder / STATE_FOLDER).absolute()
-    try:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-            leaves = flatten(checkpointer.metadata(state).item_metadata.tree["target"])
-    except Exception as error:  # Orbax raises many kinds, plain Exception included
-        raise CheckpointError(f"{state} is damaged, or no item of t5x: {error!r}") from error
-    specs = {
-        TARGET + name.replace("/", "."): TensorSpec(tuple(leaf.shape), np.dtype(leaf.dtype).name)
-        for name, leaf in leaves.items()
-    }
-
-    def read(name: str) -> np.ndarray:
-        path, spec = name.replace(".", "/"), specs[name]
-        item = nested({path: jax.ShapeDtypeStruct(spec.shape, np.dtype(spec.dtype))})
+def _from_orbax(state: Path) -> dict[str, np.ndarray]:
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        target = flatten(checkpointer.metadata(state).item_metadata.tree["target"])
+        shapes = {n: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for n, leaf in target.items()}
+        item = {"target": nested(shapes)}
         on_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
         args = ocp.args.PyTreeRestore(item=item, restore_args=on_host, partial_restore=True)
-        try:
-            with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-                values: np.ndarray = flatten(checkpointer.restore(state, args=args))[path]
-        except Exception as error:  # as above
-            raise CheckpointError(f"{state} is damaged: {first_line(error)}") from error
-        return values
-
-    return T5xFiles(folder, specs, read)
+        found = flatten(checkpointer.restore(state, args=args))
+    return {name.replace("/", "."): values for name, values in found.items()}
 
 
-def _zarr_files(folder: Path) -> T5xFiles:
-    index = folder / INDEX_FILE
-    try:
-        contents = serialization.msgpack_restore(index.read_bytes())
-        # Nothing but parameters in plain Flax checkpoints, which have no version.
-        state = contents["optimizer"] if "version" in contents else contents
-        values = dict(_leaves(state["target"], "target"))
-        specs = {name: _spec(value) for name, value in values.items()}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{index} is no index of a t5x checkpoint: {error!r}") from error
-
-    def read(name: str) -> np.ndarray:
-        value = values[name]
+def _from_zarr(folder: Path) -> dict[str, np.ndarray]:
+    contents = serialization.msgpack_restore((folder / INDEX_FILE).read_bytes())
+    # Nothing but parameters in plain Flax checkpoints, which have no version.
+    state = contents["optimizer"] if "version" in contents else contents
+    arrays = {}
+    for name, value in _leaves(state["target"], "target"):
         if not isinstance(value, np.ndarray):
             # Wherever it was written, it is read from this machine's disk.
             path = value["path"] if "path" in value else value["kvstore"]["path"]
-            value = _read_zarr(folder / str(path).rstrip("/"))
-        return value.view(jnp.bfloat16) if value.dtype == _BFLOAT16_BITS else value
-
-    return T5xFiles(folder, specs, read)
+            # Chunks that are missing would silently be zeros.
+            spec = {**_open_spec(folder / str(path).rstrip("/")), "fill_missing_data_reads": False}
+            value = tensorstore.open(spec, open=True).result().read().result()
+        arrays[name] = value.view(jnp.bfloat16) if value.dtype == _BFLOAT16_BITS else value
+    return arrays
 
 
 def _leaves(node: Any, name: str) -> Iterator[tuple[str, Any]]:
@@ -149,26 +121,6 @@ def _leaves(node: Any, name: str) -> Iterator[tuple[str, Any]]:
             yield from _leaves(child, f"{name}.{key}")
     else:
         yield name, node
-
-
-def _spec(value: Any) -> TensorSpec:
-    if isinstance(value, np.ndarray):
-        shape, kind = value.shape, value.dtype.name
-    else:
-        metadata = value["metadata"]
-        shape, kind = tuple(metadata["shape"]), value.get("dtype") or metadata["dtype"]
-        kind = kind if kind[:1].isalpha() else np.dtype(kind).name  # 'float32' of zarr's '<f4'
-    return TensorSpec(tuple(shape), "bfloat16" if kind == _BFLOAT16_BITS else kind)
-
-
-def _read_zarr(folder: Path) -> np.ndarray:
-    try:
-        # Chunks that are missing would silently be zeros.
-        spec = {**_open_spec(folder), "fill_missing_data_reads": False}
-        values: np.ndarray = tensorstore.open(spec, open=True).result().read().result()
-    except (ValueError, OSError) as error:
-        raise CheckpointError(f"{folder} is missing or damaged: {first_line(error)}") from error
-    return values
 
 
 def write_t5x_files(arrays: Mapping[str, np.ndarray], path: Path, step: int) -> Path:

@@ -38,7 +38,7 @@ from m6rec_jax.checkpoints.t5_weights import Entry, gather
 from m6rec_jax.checkpoints.t5x_files import (
     TARGET,
     checkpoint_folder,
-    open_t5x,
+    read_t5x_files,
     step_of,
     write_t5x_files,
 )
@@ -110,9 +110,9 @@ def from_t5x(source: Path, target: epath.Path) -> tuple[int, int]:
     config = manifest.build_model_config()
     if steps := list_steps(target / CHECKPOINTS_FOLDER):
         raise CheckpointError(f"{target} has a checkpoint already (step {steps[-1]})")
-    files, entries = open_t5x(folder), _entries(config)
+    arrays, entries = read_t5x_files(folder), _entries(config)
     shapes = {entry.leaf: entry.flat for entry in entries}
-    leaves = gather(entries, shapes, files.specs, files.read, str(folder))
+    leaves = gather(entries, shapes, arrays, str(folder))
     trees = nested(leaves)
     items = {item: jax.tree.map(jnp.asarray, trees.get(item, {})) for item in (PARAMS, PROMPTS)}
     run = RunDescription(

@@ -190,7 +190,7 @@ def test_every_tensor_that_does_not_fit_is_named(folder: Path) -> None:
         "tensor 'encoder.block.7.layer.0.layer_norm.weight' [8] has no place in the model",
         f"tensor '{LAST_KEY}' is [8, 12], wanted [12, 8] for "
         "encoder/layers/self_attention/key/kernel[2]",
-        "tensor 'encoder.final_layer_norm.weight' is I32, not one of float32",
+        "tensor 'encoder.final_layer_norm.weight' is int32, not one of float32",
     ):
         assert part in str(caught.value)
 

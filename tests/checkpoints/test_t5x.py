@@ -176,16 +176,16 @@ def test_every_tensor_that_does_not_fit_is_named(folder: Path) -> None:
 def test_missing_and_damaged_files(folder: Path, tmp_path: Path) -> None:
     chunk = folder / KERNEL / "0.0"
     chunk.write_bytes(chunk.read_bytes()[:20])
-    with pytest.raises(CheckpointError, match=rf"{KERNEL} is missing or damaged"):
+    with pytest.raises(CheckpointError, match=KERNEL):
         read_t5x(folder)
     chunk.unlink()
-    with pytest.raises(CheckpointError, match=r"missing or damaged: .*0\.0"):
+    with pytest.raises(CheckpointError, match=r"damaged: .*0\.0"):
         read_t5x(folder)
     (folder / "checkpoint").write_bytes(b"\x93")
-    with pytest.raises(CheckpointError, match="is no index of a t5x checkpoint"):
+    with pytest.raises(CheckpointError, match="is no checkpoint of t5x, or damaged"):
         read_t5x(folder)
     (tmp_path / "orbax" / "state").mkdir(parents=True)
-    with pytest.raises(CheckpointError, match="or no item of t5x"):
+    with pytest.raises(CheckpointError, match="is no checkpoint of t5x, or damaged"):
         read_t5x(tmp_path / "orbax")
     with pytest.raises(CheckpointError, match="no t5x checkpoint at"):
         read_t5x(tmp_path / "nowhere")

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from m6rec_jax.checkpoints.t5x_files import open_t5x
+from m6rec_jax.checkpoints.t5x_files import checkpoint_folder, read_t5x_files
 from m6rec_jax.data.splitting.negatives import corrected_probability
 from m6rec_jax.data.store.manifest import Manifest
 from tests.integration.commands import ROOT, SHOP, m6rec_each, succeeded
@@ -125,8 +125,7 @@ def probabilities(folder: Path) -> list[dict[str, Any]]:
 
 
 def tensors(checkpoint: Path) -> dict[str, np.ndarray]:
-    files = open_t5x(checkpoint)
-    return {name: files.read(name) for name in files.found}
+    return read_t5x_files(checkpoint_folder(checkpoint))
 
 
 def test_a_run_that_goes_on_is_the_unbroken_one(folder: Path) -> None:

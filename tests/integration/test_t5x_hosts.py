@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from m6rec_jax.checkpoints.t5x_files import checkpoint_folder, open_t5x
+from m6rec_jax.checkpoints.t5x_files import checkpoint_folder, read_t5x_files
 from tests.integration.commands import ROOT, m6rec_each, succeeded
 from tests.integration.page import follow
 from tests.integration.test_pages import before_t5x
@@ -84,8 +84,7 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
 
 def tensors(run: Path) -> dict[str, np.ndarray]:
     """Of its newest checkpoint."""
-    files = open_t5x(checkpoint_folder(run))
-    return {name: files.read(name) for name in files.found}
+    return read_t5x_files(checkpoint_folder(run))
 
 
 def saved(run: Path) -> list[int]:
