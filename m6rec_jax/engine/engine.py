@@ -12,7 +12,7 @@ import contextlib
 import dataclasses
 import functools
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -213,9 +213,11 @@ class Engine:
         settings = {name: self.settings(name) for name in set(tasks)}
         return [settings[name] for name in tasks]
 
-    def warm_up_histories(self) -> list[list[str]]:
-        """A history for each source bucket, which fills more than the bucket before."""
-        histories, segments, length = [], list[str](), 0
+    def warm_up_batches(self) -> Iterator[list[list[str]]]:
+        """Histories for each source bucket, which fill more than the bucket before, in batches of
+        every size.
+        """
+        segments, length = list[str](), 0
         for bucket in self._source_buckets:
             while True:
                 longer = [*segments, "a"]
@@ -223,8 +225,8 @@ class Engine:
                 if grown > bucket or grown == length:
                     break
                 segments, length = longer, grown
-            histories.append(segments)
-        return histories
+            for size in self._batch_sizes:
+                yield [segments] * size
 
     def _program(self, name: str, function: Callable[..., Any], *static: Any) -> Callable[..., Any]:
         """A compiled `function(*static, ...)` of variables, features and what else it takes."""

@@ -119,10 +119,12 @@ class UserRead(NamedTuple):
     Attributes:
       history: segments.
       past: places of the items that they tell of, oldest first.
+      repeats_count: whether these may come again where nothing new is wished for.
     """
 
-    history: Sequence[str]
-    past: Sequence[int]
+    history: Sequence[str] = ()
+    past: Sequence[int] = ()
+    repeats_count: bool = False
 
 
 @gin.configurable(allowlist=["num_items", "num_beams"])
@@ -139,7 +141,6 @@ class Conversation:
       known: what is known of the user, with places of items that were liked in the dialogue: new to
         the user is none of the past's items, nor of those that the history names.
       reads_liked: the retriever reads that; otherwise it reads dialogues.
-      repeats_count: whether items of the past may come again where nothing new is wished for.
       num_items: recommended at a time, by each of the two ways.
       num_beams: of titles, at least `num_items`.
 
@@ -163,7 +164,6 @@ class Conversation:
         *,
         known: Callable[[Sequence[int]], UserRead] | None = None,
         reads_liked: bool = False,
-        repeats_count: bool = False,
         num_items: int = 3,
         num_beams: int = 10,
     ) -> None:
@@ -211,9 +211,9 @@ class Conversation:
         order = np.argsort(catalogue.train_counts, kind="stable").tolist()
         first = {titles[place]: place for place in order}
         self._doubles = frozenset(order).difference(first.values())
-        history, past = ((), ()) if known is None else known([])
-        had = frozenset(() if repeats_count else past)
-        self._user = tuple(history), had, self._named_in(history).union(past)
+        user = UserRead() if known is None else known([])
+        had = frozenset(() if user.repeats_count else user.past)
+        self._user = tuple(user.history), had, self._named_in(user.history).union(user.past)
         self.restart()
 
     def restart(self) -> None:

@@ -20,7 +20,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from m6rec_jax.data.dataset.schema import LabelSpec
 from m6rec_jax.data.store.prepared import Prepared
 from m6rec_jax.engine.decoding.generation import GeneratedText, TextRequest
 from m6rec_jax.engine.decoding.graphs import TextChoices
@@ -74,35 +73,33 @@ class GenerationPredictions:
     language: LanguagePredictions
 
 
-class TrueTexts:
-    """What texts of a template may truly say.
+def true_texts(
+    template: WritingTemplate, items: Iterable[Item], vocabulary: Vocabulary
+) -> Callable[[Iterable[Item]], Callable[[Item], TextChoices]]:
+    """What texts may truly say that tell what items share with what the user liked.
 
     Args:
-      template: tells what items share with what the user liked.
+      template: of the texts.
       items: the catalogue.
       vocabulary: of the model.
+
+    Returns:
+      Of what a user liked before, oldest first, a function of the item that a text is about.
     """
+    common, encode = common_values(items, template.shared), vocabulary.encode
 
-    def __init__(
-        self,
-        template: WritingTemplate,
-        items: Iterable[Item],
-        vocabulary: Vocabulary,
-    ) -> None:
-        self._template, self._vocabulary = template, vocabulary
-        self._common = common_values(items, template.shared)
-
-    def for_user(self, liked: Iterable[Item]) -> Callable[[Item], TextChoices]:
-        """Of texts about items for a user, who `liked` these before, oldest first."""
-        encode, given = self._vocabulary.encode, tuple(liked)
+    def for_user(liked: Iterable[Item]) -> Callable[[Item], TextChoices]:
+        given = tuple(liked)
         # Made once for all texts, but not before the first is asked for.
-        known = functools.cache(lambda: self._template.liked_items(given))
+        known = functools.cache(lambda: template.liked_items(given))
 
-        def of(item: Item) -> TextChoices:
-            parts = self._template.choices(item, known(), self._common)
+        def about(item: Item) -> TextChoices:
+            parts = template.choices(item, known(), common)
             return TextChoices([[encode(text) for text in part] for part in parts])
 
-        return of
+        return about
+
+    return for_user
 
 
 def answer_of(texts: Iterable[GeneratedText]) -> Answer:
@@ -123,7 +120,7 @@ class GenerationAnswers(Handler):
 
     def __init__(self, resources: Resources, task: str) -> None:
         self._decoding, self._template = Decoding(), _TEXTS
-        self._true: tuple[TrueTexts, LabelSpec] | None = None
+        self._true: Callable[[Iterable[Item]], Callable[[Item], TextChoices]] | None = None
         if resources.settings(task).reads_text:
             super().__init__(resources, task, RequestFields(None, text="input"))
             return
@@ -138,10 +135,8 @@ class GenerationAnswers(Handler):
         template = self._template = writing[kind]
         fields = RequestFields("candidates" if template.needs_item else None)
         super().__init__(resources, task, fields)
-        generator = resources.generator(task)
         if self._decoding.true_only and template.shared and label is not None:
-            true = TrueTexts(template, data.items.values(), generator.vocabulary)
-            self._true = true, label
+            self._true = true_texts(template, data.items.values(), resources.model.vocabulary)
 
     @property
     def group(self) -> Hashable:
@@ -165,13 +160,13 @@ class GenerationAnswers(Handler):
             raise RejectedRow("no_text", f"{where}{error}") from None
 
     def choices(self, request: Request) -> Sequence[TextChoices | None]:
-        items = self._items(request)
+        items, label = self._items(request), self.data.spec.label
         if self._true is None:
             return [None] * len(items)
-        true, label = self._true
-        liked = (past for event, past in request.history if label.is_positive(event.value))
-        choices = true.for_user(liked)
-        return [None if item is None else choices(item) for item in items]
+        about = self._true(
+            past for event, past in request.history if label.is_positive(event.value)
+        )
+        return [None if item is None else about(item) for item in items]
 
     def answer(self, accepted: Sequence[Accepted]) -> list[Answer]:
         requests = list(map(self._requests, accepted))
@@ -194,9 +189,16 @@ class GenerationAnswers(Handler):
         if self.resources.continuous:
             self.resources.warm_once("continuous", self.resources.continuous_generator().warm_up)
             return
+        generator, choices = self.resources.generator(self.task), self._true and TextChoices(())
+
+        def warm_up() -> None:
+            for histories in generator.warm_up_batches():
+                request = self._decoding.request(histories[0], "", self.task, (), choices)
+                generator.write([request] * len(histories))
+
         # Tasks of one length share a generator.
-        key = "generator", self.resources.generator(self.task).max_tokens, self._true is not None
-        self.resources.warm_once(key, self._warm)
+        key = "generator", generator.max_tokens, self._true is not None
+        self.resources.warm_once(key, warm_up)
 
     def _items(self, request: Request) -> Sequence[Item | None]:
         """What texts are written about."""
@@ -218,14 +220,6 @@ class GenerationAnswers(Handler):
                 zip(self._items(accepted.request), accepted.choices, strict=True)
             )
         ]
-
-    def _warm(self) -> None:
-        generator = self.resources.generator(self.task)
-        choices = TextChoices(()) if self._true is not None else None
-        for history in generator.warm_up_histories():
-            request = self._decoding.request(history, "", self.task, (), choices)
-            for size in self.resources.batch_sizes:
-                generator.write([request] * size)
 
 
 @register
@@ -392,13 +386,10 @@ def choices_of_rows(data: TaskData, vocabulary: Vocabulary) -> Callable[[Row], T
     if not tells_shared(prepared, data.view):
         return None
     items = prepared.catalogue().items
-    true = TrueTexts(prepared.template().writing[data.view], items, vocabulary)
-
-    def of(row: Row) -> TextChoices:
-        liked = [items[i] for i in row["liked_indices"]]
-        return true.for_user(liked)(items[row["item_indices"][0]])
-
-    return of
+    for_user = true_texts(prepared.template().writing[data.view], items, vocabulary)
+    return lambda row: for_user(items[i] for i in row["liked_indices"])(
+        items[row["item_indices"][0]]
+    )
 
 
 def tells_shared(prepared: Prepared, view: str) -> bool:

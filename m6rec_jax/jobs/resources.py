@@ -114,12 +114,10 @@ class Resources:
         new = type(self)(model, dataclasses.replace(self.options, **data_options, index=indexes))
         new._warm = self._warm
         if data is None:
-            read_anew = {("index", task) for task in index or {}}
+            kinds, anew = ("data", "index"), {("index", task) for task in index or {}}
             with self.lock:
-                read = {
-                    key: made for key, made in self._made.items() if key[0] in ("data", "index")
-                }
-            new.earlier = {key: made for key, made in read.items() if key[:2] not in read_anew}
+                made = self._made.items()
+                new.earlier = {k: v for k, v in made if k[0] in kinds and k[:2] not in anew}
         return new
 
     def settings(self, task: str) -> TaskSettings:
@@ -147,16 +145,11 @@ class Resources:
         settings, prepared, items = self.settings(task), self.options.prepared, self.options.items
         if settings.reads_text:
             return texts_alone()
-
-        def described() -> str:
-            spec = dataset_spec_of(self.model, task, prepared, any_data_set)
-            return json.dumps(spec, sort_keys=True)
-
         # Two runs on one folder may know the data set by other templates.
-        spec = self.once(("described", task, any_data_set), described)
+        spec = dataset_spec_of(self.model, task, prepared, any_data_set)
         folder = settings.prepared if prepared is None else prepared
         return self.once(
-            ("data", folder, spec),
+            ("data", folder, json.dumps(spec, sort_keys=True)),
             lambda: open_serving_data(self.model, task, prepared, items, any_data_set=any_data_set),
         )
 
@@ -177,23 +170,20 @@ class Resources:
 
     def generator(self, task: str) -> Generator:
         """For tasks whose texts are as long as this one's."""
-        shapes = {name: self._shapes[name] for name in ("batch_sizes", "source_buckets")}
         length = self.settings(task).target_length
+        shapes = {**self._shapes, "target_buckets": None}
         return self.once(("generator", length), lambda: self.model.generator(task, **shapes))
 
     def continuous_generator(self) -> ContinuousGenerator:
         """For all tasks; as many slots as the largest batch has rows, see `continuous`."""
-        model, shapes = self.model, self._shapes
-        return self.once(
-            "continuous",
-            lambda: ContinuousGenerator(
-                model.model,
-                model.variables,
-                model.vocabulary,
-                model.options(source_buckets=shapes["source_buckets"]),
-                self.batch_sizes,
-            ),
-        )
+
+        def make() -> ContinuousGenerator:
+            model, buckets = self.model, self._shapes["source_buckets"]
+            state = model.model, model.variables, model.vocabulary
+            options = model.options(source_buckets=buckets)
+            return ContinuousGenerator(*state, options, self.batch_sizes)
+
+        return self.once("continuous", make)
 
     def index(self, task: str) -> StoredIndex:
         """The catalogue's index for a task.

@@ -137,8 +137,13 @@ class TitlesAnswers(CatalogueHandler):
         return {"template": self._template.to_spec(), **super().describe()}
 
     def warm_up(self) -> None:
-        key = ("titles", self._generator.max_tokens, self._num_beams, self._trie.shapes)
-        self.resources.warm_once(key, self._warm)
+        def warm_up() -> None:
+            for histories in self._generator.warm_up_batches():
+                requests = [TextRequest(history, task=self.task) for history in histories]
+                self._generator.recommend(requests, self._trie, self._num_beams)
+
+        key = "titles", self._generator.max_tokens, self._num_beams, self._trie.shapes
+        self.resources.warm_once(key, warm_up)
 
     def _excluded(self, request: Request) -> list[int]:
         """Indices of seen items; one without an id is seen where it has the title of others."""
@@ -150,12 +155,6 @@ class TitlesAnswers(CatalogueHandler):
                 if not item.id:
                     excluded.update(self._items_of_title.get(_title(self._template, item), ()))
         return sorted(excluded)
-
-    def _warm(self) -> None:
-        for history in self._generator.warm_up_histories():
-            for size in self.resources.batch_sizes:
-                requests = [TextRequest(history, task=self.task)] * size
-                self._generator.recommend(requests, self._trie, self._num_beams)
 
 
 def _title(template: WritingTemplate, item: Item) -> str:

@@ -51,7 +51,7 @@ def chat(
       prepared, titles: see `open_conversation`.
       rules: logical-axis rules, by which the model lies over the mesh of `make_mesh` (gin); None:
         it is on the default device.
-      user: JSON file with what is known of the user, see `KnownUser`; the prepared data must then
+      user: JSON file with what is known of the user, see `known_user`; the prepared data must then
         be of users, items and events.
       lines: what the user says; None: standard input.
       out: where answers go; None: standard output.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ def open_conversation(
       prepared: folder of prepared data with the catalogue; None: what the model was trained on.
       titles: how items of another catalogue are called, as in '{title}[ ({year})]': as the model
         was trained to write them. Empty: by the texts of the catalogue.
-      user: what is known of the user, see `KnownUser`; None: nothing.
+      user: what is known of the user, see `known_user`; None: nothing.
 
     Raises:
       ConfigError: a model without such tasks, or settings that do not fit the data.
@@ -87,7 +87,7 @@ def open_conversation(
         written = [template.render(item.attributes) for item in catalogue.items]
     known = None
     if user is not None or not of_dialogues:
-        known = KnownUser(user or {}, folder, None if of_dialogues else towers)
+        known = known_user(user or {}, folder, None if of_dialogues else towers)
     return Conversation(
         resources,
         tasks,
@@ -97,7 +97,6 @@ def open_conversation(
         reranker,
         known=known,
         reads_liked=not of_dialogues,
-        repeats_count=known is not None and known.repeats_count,
     )
 
 
@@ -166,8 +165,10 @@ def _catalogue_index(resources: Resources, task: str, catalogue: Catalogue) -> C
     return resources.retriever().index(catalogue.texts, task)
 
 
-class KnownUser:
-    """What is known of a user, with the items that a dialogue says are liked.
+def known_user(
+    row: Mapping[str, Any], folder: Path, retriever: TaskSettings | None
+) -> Callable[[Sequence[int]], UserRead]:
+    """What is known of a user, with the items that a dialogue says are liked, by their places.
 
     Args:
       row: a request's `user`, `history`, `time` and `statistics` (`requests.request`); no time:
@@ -179,35 +180,28 @@ class KnownUser:
       ConfigError: data without users, items and events.
       RejectedRow: something in `row` is wrong; when called, too.
     """
+    data = ServingData.open(prepared_dataset_spec(folder), folder)
+    parser = RequestParser(data.spec, data.items, data.statistics_names(), RequestFields(None))
+    # A task of retrieval reads as much of a history as it was trained on.
+    max_events = data.max_events if retriever is None else retriever.max_events
+    renderer = RequestRenderer(data.template, data.statistics, max_events)
+    items, places = [*data.items.values()], {id_: place for place, id_ in enumerate(data.items)}
+    request = parser.parse(row)
+    if request.ignored:
+        logger.warning(
+            "left out of what is known of the user, since the data set has no such columns: %s",
+            ", ".join(sorted(request.ignored)),
+        )
+    assert data.statistics is not None  # read with the folder
+    times = [event.time for event, _ in request.history if not math.isnan(event.time)]
+    now = max(0.0, data.statistics.totals.last_time + 1, *times)  # of no event -inf
+    time = now if request.time is None else request.time
 
-    def __init__(
-        self, row: Mapping[str, Any], folder: Path, retriever: TaskSettings | None
-    ) -> None:
-        data = ServingData.open(prepared_dataset_spec(folder), folder)
-        parser = RequestParser(data.spec, data.items, data.statistics_names(), RequestFields(None))
-        # A task of retrieval reads as much of a history as it was trained on.
-        max_events = data.max_events if retriever is None else retriever.max_events
-        self._renderer = RequestRenderer(data.template, data.statistics, max_events)
-        self._items, self._value = list(data.items.values()), data.spec.label.at_least
-        self._places = {id_: place for place, id_ in enumerate(data.items)}
-        self.repeats_count = data.spec.repeats_count
-        request = parser.parse(row)
-        assert data.statistics is not None  # read with the folder
-        last = data.statistics.totals.last_time  # of no event -inf
-        times = [event.time for event, _ in request.history if not math.isnan(event.time)]
-        now = max([last + 1 if math.isfinite(last) else 0.0, *times])
-        self._time = now if request.time is None else request.time
-        self._request = dataclasses.replace(request, time=self._time)
-        if request.ignored:
-            logger.warning(
-                "left out of what is known of the user, since the data set has no such columns: %s",
-                ", ".join(sorted(request.ignored)),
-            )
-        self([])  # what is wrong is said before anybody talks
+    def read(liked: Sequence[int]) -> UserRead:
+        user, value = request.user.id, data.spec.label.at_least
+        events = [(Event(user, items[n].id, time, value), items[n]) for n in liked]
+        told = dataclasses.replace(request, time=time, history=(*request.history, *events))
+        past = [places[item.id] for _, item in told.history if item.id in places]
+        return UserRead(renderer.render(told).history, past, data.spec.repeats_count)
 
-    def __call__(self, liked: Sequence[int]) -> UserRead:
-        items, user = [self._items[place] for place in liked], self._request.user.id
-        events = [(Event(user, item.id, self._time, self._value), item) for item in items]
-        request = dataclasses.replace(self._request, history=(*self._request.history, *events))
-        past = [self._places[item.id] for _, item in request.history if item.id in self._places]
-        return UserRead(self._renderer.render(request).history, past)
+    return read

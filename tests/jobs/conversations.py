@@ -38,7 +38,7 @@ def converse(
     )
 
     def known(liked: Any) -> UserRead:
-        return read_liked(liked) if liked and read_liked else UserRead(*user)
+        return read_liked(liked) if liked and read_liked else UserRead(*user, repeats_count)
 
     return Conversation(
         resources,
@@ -49,6 +49,5 @@ def converse(
         reranker=reranker,
         known=known,
         reads_liked=read_liked is not None,
-        repeats_count=repeats_count,
         **(numbers or {}),
     )

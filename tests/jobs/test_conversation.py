@@ -470,7 +470,7 @@ def test_a_line_that_is_not_utf8_does_not_end_the_talk(folder, monkeypatch):
 def test_what_a_user_did_may_be_newer_than_the_data(history, number, tmp_path):
     folder = served_films.write_data(tmp_path / "films")
     known = {"user": {"taste": "drama"}, "history": history}
-    assert len(conversations.KnownUser(known, folder, None)([0]).past) == number
+    assert len(conversations.known_user(known, folder, None)([0]).past) == number
 
 
 def test_fields_that_say_nothing_of_a_user_are_told(tmp_path):

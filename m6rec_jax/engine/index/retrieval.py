@@ -127,9 +127,8 @@ class Retriever(Engine):
         if self.options.tasks:
             # The longest histories that any task reads, whichever it is.
             own = dataclasses.replace(next(iter(self.options.tasks.values())), source_length=None)
-            for history in self.warm_up_histories():
-                for size in self._batch_sizes:
-                    self._embed([history] * size, [own] * size)
+            for histories in self.warm_up_batches():
+                self._embed(histories, [own] * len(histories))
 
     def index(self, texts: Sequence[str], task: str | None = None) -> CatalogueIndex:
         """Embeds a catalogue (see `embed_items`) and puts it on the devices."""
