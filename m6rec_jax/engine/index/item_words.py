@@ -57,23 +57,22 @@ class ItemWords:
         Of items per user, oldest first, which are themselves among those found: float32
         `[users, items]`, from 0 to 1; only items that share a word have an entry.
         """
-        last = [own[::-1][:_RECENT] for own in past]
-        return self._cosines(last, [1.0 / np.arange(1, len(own) + 1) for own in last])
+        return self._cosines(past, 1.0 / np.arange(1, _RECENT + 1))
 
     def alike(self, past: Sequence[Sequence[int] | np.ndarray]) -> sparse.csr_matrix:
         """As `near`, with the last fifty, weighted alike."""
-        last = [own[::-1][:_MANY] for own in past]
-        return self._cosines(last, [np.ones(len(own)) for own in last])
+        return self._cosines(past, np.ones(_MANY))
 
     def _cosines(
-        self, last: Sequence[Sequence[int] | np.ndarray], weights: Sequence[np.ndarray]
+        self, past: Sequence[Sequence[int] | np.ndarray], weights: np.ndarray
     ) -> sparse.csr_matrix:
-        """Weighted means of the cosines with some items of each user."""
-        weights = [own / own.sum() for own in weights]
+        """Means of the cosines with as many last items as there are weights, the last one first."""
+        last = [items[::-1][: len(weights)] for items in past]
+        shares = [weights[: len(items)] / weights[: len(items)].sum() for items in last]
         offsets = np.cumsum([0, *map(len, last)])
         read = sparse.csr_matrix(
             (
-                np.concatenate([np.zeros(0, np.float32), *weights]).astype(np.float32),
+                np.concatenate([np.zeros(0, np.float32), *shares]).astype(np.float32),
                 np.concatenate([np.zeros(0, np.int64), *last]).astype(np.int64),
                 offsets,
             ),
