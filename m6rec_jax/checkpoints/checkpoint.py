@@ -15,9 +15,10 @@ from m6rec_jax.checkpoints.failures import failure
 from m6rec_jax.checkpoints.fingerprint import checksums
 from m6rec_jax.checkpoints.manifest import (
     Manifest,
-    check_task_sizes,
     check_tensors,
+    differences,
     parse_manifest,
+    same_task_sizes,
     tensor_specs,
 )
 from m6rec_jax.checkpoints.trees import PyTree, flatten, nested, unflatten
@@ -119,8 +120,12 @@ class Checkpoint:
             self.item_folder(item)  # raises, with the items there are
         where = str(self.folder)
         check_tensors(self.manifest, item, tensor_specs(wanted), where, model_config)
-        if item == PROMPTS and model_config is not None:
-            check_task_sizes(self.manifest, model_config, where)
+        if item == PROMPTS and model_config and not same_task_sizes(self.manifest, model_config):
+            # What a task does not have would take part in what it computes.
+            changed = "; ".join(differences(self.manifest, model_config))
+            raise CheckpointError(
+                f"{where}: tasks had other sizes (checkpoint -> model): {changed}"
+            )
         return unflatten(self._read(item, wanted), target) if wanted else target
 
     def restore_matching(self, item: str, target: PyTree) -> dict[str, jax.Array]:

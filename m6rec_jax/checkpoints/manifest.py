@@ -15,7 +15,7 @@ import numpy as np
 
 from m6rec_jax import __version__
 from m6rec_jax.errors import CheckpointError
-from m6rec_jax.model.config import TASK_SIZES, ModelConfig, PromptConfig, default_settings
+from m6rec_jax.model.config import ModelConfig, PromptConfig, default_settings
 
 FORMAT = 1
 _LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -197,20 +197,6 @@ def same_task_sizes(manifest: Manifest, config: ModelConfig) -> bool:
     except CheckpointError:  # it says nothing, or in another version's words
         return True
     return saved.task_sizes == config.prompts.task_sizes
-
-
-def check_task_sizes(manifest: Manifest, config: ModelConfig, where: str) -> None:
-    """Raises CheckpointError unless every task of a bank has the size that it was saved with.
-
-    What a task does not have would otherwise take part in what it computes.
-    """
-    if same_task_sizes(manifest, config):
-        return
-    sizes = tuple(f"prompts.{name}:" for name in (*TASK_SIZES, *TASK_SIZES.values(), "num_tasks"))
-    changed = [text for text in differences(manifest, config) if text.startswith(sizes)]
-    raise CheckpointError(
-        f"{where}: tasks had other sizes (checkpoint -> model): {'; '.join(changed)}"
-    )
 
 
 def differences(manifest: Manifest, config: ModelConfig) -> list[str]:
