@@ -110,29 +110,24 @@ class SegmentPool:
         self, model: M6Rec, side: str, *, capacity: int, longest: int, runtime: Runtime, dtype: str
     ) -> None:
         config, prompts = model.config, model.config.prompts
-        is_source, at_ends = side == "encoder", config.cross_attention_at == "ends"
-        self.name, self.capacity, self._side = (
-            ("source" if is_source else "candidate"),
-            capacity,
-            side,
-        )
+        is_source = side == "encoder"
+        at_ends = not is_source and config.cross_attention_at == "ends"
+        self.name = "source" if is_source else "candidate"
+        self.capacity, self._side = capacity, side
         if capacity < longest:
             raise ConfigError(
                 f"SegmentCache.{self.name}_slots = {capacity} is too small for one row of "
                 f"{longest} tokens"
             )
         self.width = config.embed_dim
-        if at_ends and not is_source:  # with keys and values of late layers
+        if at_ends:  # with keys and values of late layers
             late = config.num_decoder_layers - config.first_cross_layer
             self.width += 2 * late * config.num_heads * config.head_dim
+        early = [method for method in METHODS if method.in_early_layers and method.used(prompts)]
         self._of_task = (
-            (prompts.in_layers and not prompts.adapters_late_only)
-            or any(
-                side in method.towers
-                for method in METHODS
-                if method.in_early_layers and method.used(prompts)
-            )
-            or (at_ends and not is_source)
+            at_ends
+            or (prompts.in_layers and not prompts.adapters_late_only)
+            or any(side in method.towers for method in early)
         )
         self._own_tokens = frozenset(prompts.special_token_ids)
         num_prompts = prompts.num_prompts if is_source else 0
