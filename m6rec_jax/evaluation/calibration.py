@@ -22,7 +22,11 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from m6rec_jax.engine.candidates.scoring import positive_probability, read_log_probabilities
+from m6rec_jax.engine.candidates.scoring import (
+    chosen_classes,
+    positive_probability,
+    read_log_probabilities,
+)
 from m6rec_jax.engine.index.ranking_weights import RankingWeights
 from m6rec_jax.engine.model_folder import (
     ASSETS_FOLDER,
@@ -50,7 +54,6 @@ from m6rec_jax.metrics import ranking
 from m6rec_jax.metrics.classification import auc, log_loss, platt_scaling
 from m6rec_jax.model import M6Rec
 from m6rec_jax.model.config import ModelConfig
-from m6rec_jax.pipeline.prepared_rows import TaskPart
 from m6rec_jax.pipeline.registration import TaskInfo
 from m6rec_jax.pipeline.row_layout import prompt_row
 from m6rec_jax.pipeline.run_vocabulary import with_own_vocabulary
@@ -322,28 +325,25 @@ def exit_scores(
 
     def program(variables: Any, features: Mapping[str, Any]) -> dict[str, Any]:
         outputs = model.apply(variables, features, exits=True)
-        positive, task_ids = features["positive_classes"], features["task_ids"]
-        probabilities = [
-            positive_probability(
-                read_log_probabilities(model, variables, hidden, task_ids), positive
-            )
+        classes = [
+            read_log_probabilities(model, variables, hidden, features["task_ids"])
             for hidden in outputs.exits
         ]
+        probabilities = [positive_probability(of_exit, chosen) for of_exit in classes]
         names = ("example_weights", "decoder_labels")
         return {"probabilities": jnp.stack(probabilities, axis=-1)} | {
             n: features[n] for n in names
         }
 
-    data = TaskPart(task, evaluator.split)
     prompt_row(task.name, model.config.prompts.num_tasks)
-    extra = task.job.row_features(data, evaluator.batch_size // evaluator.reader[1], model)
-    batches = (batch | extra for batch in evaluator.batches(task))
-    runtime = evaluator.runtime
+    every = chosen_classes(task.positive_classes, model.config.prompts.num_options)
+    chosen = jnp.asarray(every)[None]
+    runtime, batches = evaluator.runtime, evaluator.batches(task)
     results = run_program(runtime.program(program), variables, batches, runtime)
     rows, positions = labelled(results, "scoring")
     classes = results["decoder_labels"][rows, positions]
     return ExitScores(
-        labels=np.isin(classes, data.positive_classes).astype(np.int64),
+        labels=np.isin(classes, task.positive_classes).astype(np.int64),
         probabilities=results["probabilities"][rows, positions].astype(np.float64),
         batches=rows // evaluator.batch_size,
     )

@@ -277,8 +277,6 @@ class _TaskEvaluation:
     def outputs(self) -> dict[str, np.ndarray]:
         evaluator, task, model = self._evaluator, self._task, self.model
         program = evaluator.runtime.program(_outputs, task.job, model)
-        rows = evaluator.batch_size // evaluator.reader[1]
-        extra = task.job.row_features(self.data, rows, model)
         read = progress_bar(
             evaluator.batches(task),
             desc=f"{task.name}, {evaluator.split}",
@@ -287,8 +285,7 @@ class _TaskEvaluation:
             leave=False,
             disable=not evaluator.progress,
         )
-        batches = (batch | extra for batch in read)
-        return run_program(program, self.variables, batches, evaluator.runtime)
+        return run_program(program, self.variables, read, evaluator.runtime)
 
     def retriever(self) -> Retriever:
         options = self._options(

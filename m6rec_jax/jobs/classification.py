@@ -41,18 +41,23 @@ class ClassificationPredictions:
     probabilities: np.ndarray
 
 
-@register
-class ClassificationJob(Job):
-    """The probability of each class for each text."""
+class ClassesJob(Job):
+    """Jobs that read classes off the head."""
 
-    kind = "classification"
     needs = "classes"
-    identity = ("decoder_labels", "decoder_item_ids")
-    has_scores = True
 
     def outputs(self, model: M6Rec, variables: Variables, features: Features) -> dict[str, Array]:
         """`log_probabilities` at every decoder position, `[rows, target, classes]`."""
         return {"log_probabilities": class_log_probabilities(model, variables, features)}
+
+
+@register
+class ClassificationJob(ClassesJob):
+    """The probability of each class for each text."""
+
+    kind = "classification"
+    identity = ("decoder_labels", "decoder_item_ids")
+    has_scores = True
 
     def predictions(self, data: TaskData, found: Found) -> ClassificationPredictions:
         """Raises DataError where no text has a label."""

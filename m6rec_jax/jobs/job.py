@@ -134,14 +134,9 @@ class Job(abc.ABC):
 
         Args:
           model, variables: the model.
-          features: a batch of the task's rows, and `row_features`.
+          features: a batch of the task's rows.
         """
         raise NotImplementedError(self.kind)
-
-    def row_features(self, data: TaskData, num_rows: int, model: M6Rec) -> dict[str, np.ndarray]:
-        """What `outputs` must know of the task, `{name: [rows, n]}`, the same in every row."""
-        del data, num_rows, model
-        return {}
 
     def scores(self, model: M6Rec, variables: Variables, features: Features) -> dict[str, Array]:
         """As `outputs`, for `t5x.infer`, where a batch does not say which task its rows are of."""

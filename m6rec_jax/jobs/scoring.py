@@ -19,8 +19,6 @@ from m6rec_jax.data.dataset.schema import DatasetSpec
 from m6rec_jax.engine.candidates.scoring import (
     CandidateScorer,
     chosen_classes,
-    class_log_probabilities,
-    positive_probability,
     served_probability,
 )
 from m6rec_jax.engine.task_settings import TaskSettings
@@ -31,16 +29,14 @@ from m6rec_jax.jobs.answering import (
     Handler,
     scored,
 )
+from m6rec_jax.jobs.classification import ClassesJob
 from m6rec_jax.jobs.job import (
-    Array,
     Columns,
     Evaluation,
     ExampleScores,
-    Features,
     Found,
     Job,
     TaskData,
-    Variables,
     candidate_names,
     labelled,
     register,
@@ -49,7 +45,6 @@ from m6rec_jax.jobs.past_items import metrics_apart, own_counts
 from m6rec_jax.jobs.resources import Resources
 from m6rec_jax.metrics import classification
 from m6rec_jax.metrics.baselines import MeanBaselines, UserItemCounts
-from m6rec_jax.model import M6Rec
 from m6rec_jax.requests.rendering import RequestText
 from m6rec_jax.requests.request import RejectedRow, Request, RequestFields
 from m6rec_jax.text.records import Item
@@ -202,33 +197,21 @@ class CandidateJob(Job):
 
 
 @register
-class ScoringJob(CandidateJob):
+class ScoringJob(CandidateJob, ClassesJob):
     """The probability of a task's positive classes for each candidate."""
 
     kind = "scoring"
     handler = ScoringAnswers
-    needs = "classes"
     tasks = (("ctr", "groups", "scoring_rows"),)
-
-    def outputs(self, model: M6Rec, variables: Variables, features: Features) -> dict[str, Array]:
-        """`probability` at every decoder position, `[rows, target]`."""
-        found = class_log_probabilities(model, variables, features)
-        return {"probability": positive_probability(found, features["positive_classes"])}
-
-    def row_features(self, data: TaskData, num_rows: int, model: M6Rec) -> dict[str, np.ndarray]:
-        """`positive_classes` `[rows, classes]`."""
-        chosen = chosen_classes(data.positive_classes, model.config.prompts.num_options)
-        return {"positive_classes": np.tile(chosen.astype(np.int32), (num_rows, 1))}
-
-    def scores(self, model: M6Rec, variables: Variables, features: Features) -> dict[str, Array]:
-        """`log_probabilities` of all classes, `[rows, target, classes]`."""
-        return {"log_probabilities": class_log_probabilities(model, variables, features)}
 
     def predictions(self, data: TaskData, found: Found) -> ScoringPredictions:
         """Raises DataError where no candidate has a label."""
         users, items, classes, places = labelled_candidates(found, "scoring")
         labels = np.isin(classes, data.positive_classes).astype(np.int64)
-        probabilities = found["probability"][places].astype(np.float64)
+        of_classes = np.exp(found["log_probabilities"][places].astype(np.float64))
+        chosen = chosen_classes(data.positive_classes, of_classes.shape[-1])
+        # Several classes may round to a little above 1.
+        probabilities = np.minimum(of_classes @ chosen, 1.0)
         return ScoringPredictions(users, items, labels, classes, probabilities, probabilities)
 
     def columns(self, data: TaskData, predictions: ScoringPredictions) -> Columns:
@@ -249,12 +232,6 @@ class ScoringJob(CandidateJob):
             "class": predictions.classes,
             "probability": probabilities,
         }
-
-    def score_columns(self, data: TaskData, found: Found) -> Columns:
-        """As `columns`, summing probabilities on the host."""
-        probabilities = np.exp(found["log_probabilities"].astype(np.float64))
-        chosen = chosen_classes(data.positive_classes, probabilities.shape[-1])
-        return super().score_columns(data, {**found, "probability": probabilities @ chosen})
 
 
 def labelled_candidates(

@@ -34,12 +34,14 @@ def evaluation_of(batch, **parts):
 
 
 def test_scoring_reads_labelled_positions_of_real_rows():
+    p = np.arange(12).reshape(3, 4, 1) / 12
+    of_classes = np.concatenate([1 - p, 0 * p, 0 * p, p / 2, p / 2], axis=2)
     batch = {
         "decoder_labels": np.array([[-1, 0, -1, 3], [4, -1, -1, -1], [1, 1, 1, 1]], np.int32),
         "decoder_item_ids": np.array([[-1, 7, -1, 8], [9, -1, -1, -1], [0, 0, 0, 0]], np.int32),
         "user_ids": np.array([[5], [6], [-1]], np.int32),
         "example_weights": np.array([1, 1, 0], np.float32),
-        "probability": np.arange(12, dtype=np.float32).reshape(3, 4) / 12,
+        "log_probabilities": np.log(np.maximum(of_classes, 1e-30)),
     }
     job = job_of("scoring")
     found = job.predict(evaluation_of(batch))
