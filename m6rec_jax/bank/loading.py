@@ -45,7 +45,7 @@ from m6rec_jax.engine.model_folder import (
     variable_targets,
 )
 from m6rec_jax.engine.programs.runtime import Runtime
-from m6rec_jax.engine.task_settings import task_name
+from m6rec_jax.engine.task_settings import task_name, task_settings
 from m6rec_jax.errors import ConfigError
 from m6rec_jax.model import M6Rec
 from m6rec_jax.model.frozen_backbone import held_in
@@ -145,12 +145,9 @@ class LoadedBank(LoadedModel):
         Raises:
           ConfigError: no such task.
         """
+        task_settings(self.tasks, name)
         tasks, manifests = dict(self.tasks), dict(self.manifests)
-        if tasks.pop(name, None) is None:
-            raise ConfigError(
-                f"the loaded bank has no task '{name}': {', '.join(sorted(tasks)) or 'none'}"
-            )
-        del manifests[name]
+        del tasks[name], manifests[name]
         settings = dataclasses.replace(self.settings, tasks=tasks)
         return dataclasses.replace(self, settings=settings, manifests=manifests)
 

@@ -19,8 +19,8 @@ from safetensors.numpy import load_file, save_file
 from m6rec_jax.checkpoints.failures import failure
 from m6rec_jax.checkpoints.t5_weights import (
     Weights,
+    foreign_entries,
     gather,
-    huggingface_entries,
     leaf_shapes,
     plain_config,
 )
@@ -205,7 +205,9 @@ def read_huggingface(folder: Path) -> Weights:
             "the output head is the embedding without T5 1.0's scale: it becomes a matrix of its "
             "own, with the embedding's values"
         )
-    leaves = gather(huggingface_entries(config), leaf_shapes(config), tensors, str(folder))
+    leaves = gather(
+        foreign_entries(config, huggingface=True), leaf_shapes(config), tensors, str(folder)
+    )
     if head == OWN_HEAD:
         notes.append("the model has an output head of its own (T5 1.1)")
     return Weights(config, leaves, tuple(notes), values["model_type"])
@@ -245,7 +247,7 @@ def write_huggingface(
     values = from_model_config(weights.config, weights.model_type)
     tensors = {
         entry.name: np.ascontiguousarray(entry.outward(weights.leaves[entry.leaf]))
-        for entry in huggingface_entries(weights.config)
+        for entry in foreign_entries(weights.config, huggingface=True)
     }
     with new_folder(folder) as unfinished:
         try:

@@ -136,28 +136,16 @@ def _names(path: list[str], layer: int | None, scanned: bool = False) -> tuple[s
     return f"{block}.{number}.{theirs}.{name}", f"{t5x}{own}.{'.'.join(matrix)}"
 
 
-def huggingface_entries(config: ModelConfig) -> list[Entry]:
-    """What Hugging Face's `T5ForConditionalGeneration` (mT5, UMT5 too) has for a model of ours.
-
-    Raises:
-      ConfigError: the model has something that T5 has not.
-    """
-    entries = []
-    for leaf, path, layer, shape in _slots(config):
-        # Its linear maps are [out, in].
-        flat, turned = _joined(leaf, shape), leaf.endswith("/kernel")
-        axes = (1, 0) if turned else tuple(range(len(flat)))
-        name, _ = _names(path, layer)
-        entries.append(Entry(f"{name}.weight", leaf, layer, flat, axes))
-    return entries
-
-
-def t5x_entries(config: ModelConfig, *, scanned: bool, joined: bool) -> list[Entry]:
-    """What t5x has for a model of ours; names begin with 'target.'.
+def foreign_entries(
+    config: ModelConfig, *, huggingface: bool = False, scanned: bool = False, joined: bool = True
+) -> list[Entry]:
+    """What another implementation has for a model of ours.
 
     Args:
       config: of the model.
-      scanned: all layers of a tower in one tensor, as scalable_t5 may have them.
+      huggingface: `T5ForConditionalGeneration` (mT5's, UMT5's too), whose linear maps are
+        `[out, in]`; else t5x, whose names begin with 'target.'.
+      scanned: all layers of a tower in one tensor, as t5x's scalable_t5 may have them.
       joined: heads and their width are one axis, as in t5x/examples/t5.
 
     Raises:
@@ -175,15 +163,16 @@ def t5x_entries(config: ModelConfig, *, scanned: bool, joined: bool) -> list[Ent
         if scanned and layer:
             continue  # its tensor has all layers
         flat = _joined(leaf, shape) if joined else shape
-        axes = tuple(range(len(flat)))
-        if path[-2] == "relative_bias":  # [buckets, heads] of ours is [heads, buckets] there
-            axes = axes[::-1]
-        _, name = _names(path, layer, scanned)
+        # t5x has [heads, buckets] where we have [buckets, heads].
+        turned = leaf.endswith("/kernel") if huggingface else path[-2] == "relative_bias"
+        axes = tuple(range(len(flat)))[:: -1 if turned else 1]
+        theirs, t5x = _names(path, layer, scanned)
+        name = f"{theirs}.weight" if huggingface else f"target.{t5x}"
         if scanned and layer is not None:
             num_layers = leaf_shapes(config)[leaf][0]
             flat, axes = (num_layers, *flat), (axes[0] + 1, 0, *(axis + 1 for axis in axes[1:]))
             layer = None
-        entries.append(Entry(f"target.{name}", leaf, layer, flat, axes))
+        entries.append(Entry(name, leaf, layer, flat, axes))
     return entries
 
 

@@ -16,10 +16,10 @@ import numpy as np
 
 from m6rec_jax.checkpoints.t5_weights import (
     Weights,
+    foreign_entries,
     gather,
     leaf_shapes,
     plain_config,
-    t5x_entries,
 )
 from m6rec_jax.checkpoints.t5x_files import checkpoint_folder, read_t5x_files, write_t5x_files
 from m6rec_jax.errors import CheckpointError, ConfigError
@@ -39,7 +39,7 @@ def read_t5x(path: Path) -> Weights:
     folder = checkpoint_folder(path)
     arrays, where = read_t5x_files(folder), str(folder)
     config, scanned, joined = _config_of(arrays, where)
-    entries = t5x_entries(config, scanned=scanned, joined=joined)
+    entries = foreign_entries(config, scanned=scanned, joined=joined)
     leaves = gather(entries, leaf_shapes(config), arrays, where)
     note = f"activations are not in the files; taken for {' and '.join(config.mlp_activations)}"
     return Weights(config, leaves, (note,))
@@ -59,7 +59,7 @@ def write_t5x(weights: Weights, path: Path, *, step: int = 0, scanned: bool = Fa
       CheckpointError: the folder exists or cannot be written to.
     """
     joined = not weights.config.per_layer_relative_bias
-    entries = t5x_entries(weights.config, scanned=scanned, joined=joined)
+    entries = foreign_entries(weights.config, scanned=scanned, joined=joined)
     arrays = {entry.name: entry.outward(weights.leaves[entry.leaf]) for entry in entries}
     return write_t5x_files(arrays, path, step)
 
