@@ -201,15 +201,6 @@ class BankFolder:
             raise ConfigError(f"a bank lies on a local disk: copy {path} to one")
         self.path = Path(path)
 
-    @contextlib.contextmanager
-    def _changing(self) -> Iterator[None]:
-        """Keeps other processes from changing the bank during the block."""
-        try:
-            with locked_folder(self.path, f"changing the bank {self.path}"):
-                yield
-        except OSError as error:
-            raise CheckpointError(f"{self.path} cannot be changed: {error}") from error
-
     def names(self) -> list[str]:
         """Its tasks, also those that turn out to be damaged.
 
@@ -244,11 +235,10 @@ class BankFolder:
 
         Raises:
           ConfigError: a name that no file can have, or that is taken.
-          CheckpointError: the bank's other tasks belong to another backbone or vocabulary; or
-            nothing can be written.
+          CheckpointError: the bank's other tasks belong to another backbone or vocabulary.
           DataError: another process is changing the bank.
         """
-        with self._changing(), tempfile.TemporaryDirectory(dir=self.path) as unfinished:
+        with self._locked(), tempfile.TemporaryDirectory(dir=self.path) as unfinished:
             there, common = self.manifests(), dict[str, Any]()
             for manifest in there.values():
                 common |= {} if isinstance(manifest, CheckpointError) else manifest.requirements()
@@ -276,11 +266,14 @@ class BankFolder:
         """Deletes a task, damaged or not.
 
         Raises:
-          CheckpointError: no such task, or it cannot be deleted.
+          CheckpointError: no such task.
           DataError: another process is changing the bank.
         """
-        with self._changing():
+        with self._locked():
             self._file(name).unlink()
+
+    def _locked(self) -> contextlib.AbstractContextManager[None]:
+        return locked_folder(self.path, f"changing the bank {self.path}")
 
     def _file(self, name: str) -> Path:
         names = self.names()

@@ -47,7 +47,7 @@ class Archive(NamedTuple):
 
 
 def write_archive(path: Path, archive: Archive) -> None:
-    """Writes a file; raises CheckpointError where it cannot be written."""
+    """Writes a file."""
     leaves = archive.leaves
     every = np.concatenate([leaf.ravel() for leaf in leaves.values() if leaf.dtype == np.int8])
     floats = [leaf.ravel().astype("<f2") for leaf in leaves.values() if leaf.dtype != np.int8]
@@ -65,16 +65,13 @@ def write_archive(path: Path, archive: Archive) -> None:
         },
         "sha256": {name: sha256(data) for name, data in entries.items()},
     }
-    try:
-        with (
-            atomic_file(path) as unfinished,
-            zipfile.ZipFile(unfinished, "w", zipfile.ZIP_LZMA) as file,
-        ):
-            file.writestr(_MANIFEST, json.dumps(manifest))
-            for name, data in entries.items():
-                file.writestr(name, data)
-    except OSError as error:
-        raise CheckpointError(f"{path} could not be written: {error}") from error
+    with (
+        atomic_file(path) as unfinished,
+        zipfile.ZipFile(unfinished, "w", zipfile.ZIP_LZMA) as file,
+    ):
+        file.writestr(_MANIFEST, json.dumps(manifest))
+        for name, data in entries.items():
+            file.writestr(name, data)
 
 
 def read_archive(path: str | Path) -> Archive:

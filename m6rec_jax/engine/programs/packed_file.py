@@ -66,10 +66,7 @@ def float_variables(variables: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_packed(path: Path, packed: Packed) -> None:
-    """Writes a file of variables as `quantized_variables` gives them.
-
-    Raises CheckpointError where it cannot be written.
-    """
+    """Writes a file of variables as `quantized_variables` gives them."""
     manifest = {
         "versions": library_versions(),
         "model": dataclasses.asdict(packed.config),
