@@ -17,7 +17,6 @@ from m6rec_jax import __version__
 from m6rec_jax.errors import CheckpointError
 from m6rec_jax.model.config import ModelConfig, PromptConfig, default_settings
 
-FORMAT = 1
 _LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -80,10 +79,6 @@ class Manifest:
     tensors: Mapping[str, Mapping[str, TensorSpec]]
     locations: Mapping[str, str]
     extra: Mapping[str, Any] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object."""
-        return {"format": FORMAT, **dataclasses.asdict(self)}
 
     def build_model_config(self) -> ModelConfig:
         """The `ModelConfig` the checkpoint was trained with.
