@@ -80,6 +80,10 @@ class Manifest:
     locations: Mapping[str, str]
     extra: Mapping[str, Any] = field(default_factory=dict)
 
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object."""
+        return dataclasses.asdict(self)
+
     def build_model_config(self) -> ModelConfig:
         """The `ModelConfig` the checkpoint was trained with.
 

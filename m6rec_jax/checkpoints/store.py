@@ -129,7 +129,7 @@ class CheckpointStore:
             locations[DATA] = DATA
             manifest = make_manifest(step, run, tensors, locations)
             items[DATA] = BytesSave(dict(data))
-            items[MANIFEST_ITEM] = ocp.args.JsonSave(dataclasses.asdict(manifest))
+            items[MANIFEST_ITEM] = ocp.args.JsonSave(manifest.to_json())
             self._best.step = best
             self._manager.save(step, args=ocp.args.Composite(**items), force=True)
         except (OSError, ValueError, RuntimeError) as error:
@@ -143,7 +143,7 @@ class CheckpointStore:
         checkpoint = open_checkpoint(self.folder, step)
         manifest = checkpoint.manifest
         manifest = dataclasses.replace(manifest, extra={**manifest.extra, **extra})
-        write_atomically(checkpoint.manifest_file, json.dumps(dataclasses.asdict(manifest)))
+        write_atomically(checkpoint.manifest_file, json.dumps(manifest.to_json()))
 
     def wait(self) -> None:
         """Blocks until all saves are finished; raises as `save` if one failed."""

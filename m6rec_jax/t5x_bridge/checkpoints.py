@@ -11,7 +11,6 @@ t5x is not needed here.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -134,7 +133,7 @@ def write_description(folder: str | Path | epath.Path, run: RunDescription) -> N
     path = epath.Path(folder) / DESCRIPTION_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     manifest = make_manifest(0, run, {}, {})
-    path.write_text(json.dumps(dataclasses.asdict(manifest), indent=2) + "\n")
+    path.write_text(json.dumps(manifest.to_json(), indent=2) + "\n")
 
 
 def read_description(checkpoint: str | Path | epath.Path) -> Manifest:

@@ -58,9 +58,7 @@ def make_objective(step: Step, setup: TrainSetup, vocabulary_fingerprint: str | 
             rules=setup.rules,
         )
         check_teacher(distillation, teacher.model.config, setup.model.config)
-        tensors = {
-            name: dataclasses.asdict(manifest)["tensors"].get(name) for name in (PARAMS, PROMPTS)
-        }
+        tensors = {name: manifest.to_json()["tensors"].get(name) for name in (PARAMS, PROMPTS)}
         fingerprint = digest({"config": manifest.model_config, "tensors": tensors})  # checksums
         logger.info("teacher: %s, fingerprint %s…", checkpoint.folder, fingerprint[:16])
         objective = Objective(
