@@ -48,8 +48,8 @@ from m6rec_jax.evaluation.reranking import (
 from m6rec_jax.io.atomic import write_atomically
 from m6rec_jax.io.json_text import json_text
 from m6rec_jax.jobs.job import jobs, labelled
-from m6rec_jax.jobs.likelihood import PlattScaling
 from m6rec_jax.jobs.retrieval import Retrieval
+from m6rec_jax.jobs.scoring import PlattScaling
 from m6rec_jax.metrics import ranking
 from m6rec_jax.metrics.classification import auc, log_loss, platt_scaling
 from m6rec_jax.model import M6Rec
@@ -170,9 +170,7 @@ def calibrate(
         )
     if jax.process_index() == 0:
         for name, scaling in scalings.items():
-            text = (
-                f"# Learnt by `m6rec calibrate`: {scaling}.\n\nimport m6rec_jax.jobs.likelihood\n\n"
-            )
+            text = f"# Learnt by `m6rec calibrate`: {scaling}.\n\nimport m6rec_jax.jobs.scoring\n\n"
             for setting, value in dataclasses.asdict(scaling.settings).items():
                 text += f"PlattScaling.{setting} = {value!r}\n"
             write_atomically(assets / f"{name}_scaling.gin", text)

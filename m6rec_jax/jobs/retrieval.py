@@ -153,7 +153,9 @@ class IndexHandler(CatalogueHandler):
         users = _user_vectors(self.resources, accepted)
 
         def answer(handler: Any, places: list[int]) -> list[Answer]:
-            return handler._search([accepted[place].request for place in places], users[places])
+            requests = [accepted[place].request for place in places]
+            found = handler._ordered(requests, users[places])
+            return list(map(handler._listed, requests, *zip(*found, strict=True)))
 
         return grouped(range(len(accepted)), lambda place: accepted[place].handler, answer)
 
@@ -166,41 +168,26 @@ class IndexHandler(CatalogueHandler):
         self.resources.warm_once("retriever", self.resources.retriever().warm_up)
         self._index.search.warm_up(self._depth, self.resources.batch_sizes)
 
-    def _search(self, requests: Sequence[Request], users: np.ndarray) -> list[Answer]:
-        """Answers requests of users `[requests, retrieval]`."""
-        excluded = [self.excluded(request) for request in requests]
+    def _hits(self, excluded: Sequence[Sequence[str]], users: np.ndarray) -> TopK:
+        """Each request's nearest items, as places in the index, without ids that must not come."""
         seen, sizes = [self._index.places_of(ids) for ids in excluded], self.resources.batch_sizes
-        hits = self._index.search.top_k(users, self._depth, seen, sizes)
-        lists = self._ordered(requests, excluded, users, hits)
-        return [
-            self._listed(ids, scores, request.k or self.default_k)
-            for request, (ids, scores) in zip(requests, lists, strict=True)
-        ]
+        return self._index.search.top_k(users, self._depth, seen, sizes)
 
     def _ordered(
-        self,
-        requests: Sequence[Request],
-        excluded: Sequence[Sequence[str]],
-        users: np.ndarray,
-        hits: TopK,
+        self, requests: Sequence[Request], users: np.ndarray
     ) -> Iterator[tuple[list[str], np.ndarray]]:
         """Ids of the items for each request, best first, and their scores, which may go on.
 
-        Args:
-          requests: of this task.
-          excluded: of each request, ids that must not come.
-          users: their vectors, `[requests, retrieval]`.
-          hits: each request's nearest items, as places in the index, best first.
+        `requests` are of this task, `users` their vectors, `[requests, retrieval]`.
         """
-        del requests, excluded, users
-        return _ids_and_scores(self._index.ids, hits)
+        return _ids_and_scores(self._index.ids, self._hits([*map(self.excluded, requests)], users))
 
-    def _listed(self, ids: Sequence[str], scores: np.ndarray, k: int) -> Answer:
+    def _listed(self, request: Request, ids: Sequence[str], scores: np.ndarray) -> Answer:
         """The k best of ordered ones; of items with the same text, which tie, only the first.
 
         There are fewer where the items have fewer texts.
         """
-        catalogue, places = self.data.items, dict[str, int]()
+        k, catalogue, places = request.k or self.default_k, self.data.items, dict[str, int]()
         for place, id_ in enumerate(ids):
             if len(places) == k:
                 break
@@ -270,19 +257,15 @@ class RerankingAnswers(IndexHandler):
         return {**super().describe(), "reranker": dataclasses.asdict(self._reranker.weights)}
 
     def _ordered(
-        self,
-        requests: Sequence[Request],
-        excluded: Sequence[Sequence[str]],
-        users: np.ndarray,
-        hits: TopK,
+        self, requests: Sequence[Request], users: np.ndarray
     ) -> Iterator[tuple[list[str], np.ndarray]]:
+        excluded = [*map(self.excluded, requests)]
+        hits, search = self._hits(excluded, users), self._index.search
         best = self._reranker.rerank(
             [self._places(item.id for _, item in one.history) for one in requests],
             [self._places(ids) for ids in excluded],
             TopK(np.where(hits.ids >= 0, self._of_found[hits.ids], hits.ids), hits.scores),
-            lambda items: self._index.search.similarities(
-                users, np.where(items >= 0, self._in_index[items], items)
-            ),
+            lambda ids: search.similarities(users, np.where(ids >= 0, self._in_index[ids], ids)),
         )
         return _ids_and_scores(self._ids, best)
 

@@ -91,7 +91,7 @@ evaluate.limit = 8
 """
 
 ZERO_SHOT = """
-import m6rec_jax.jobs.likelihood
+import m6rec_jax.jobs.scoring
 
 TASK = 'shop_ctr'
 JOB = 'likelihood'
