@@ -78,5 +78,6 @@ def test_what_the_user_had_is_hidden_as_the_data_say(
     data = SimpleNamespace(spec=SimpleNamespace(repeats_count=repeats_count))
     monkeypatch.setattr(Handler, "__init__", lambda self, *_: setattr(self, "data", data))
     handler = Recommends(None, "next", 1, 2, given)  # type: ignore[arg-type]
-    request = Request(User("u"), 9.0, ((Event("u", "c", 5.0), ITEMS[2]),), exclude=("a",))
-    assert handler.excluded(request) == ["c"] * hides + ["a"]
+    history = ((Event("u", "c", 5.0), ITEMS[2]),)
+    request = Request(User("u"), 9.0, history, exclude=("a",), unknown=("z",))
+    assert handler.excluded(request) == ["c", "z"] * hides + ["a"]

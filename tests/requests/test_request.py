@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m6rec_jax.data.dataset.schema import DatasetSpec
-from m6rec_jax.jobs.answering import excluded_ids
 from m6rec_jax.requests.request import RejectedRow, RequestFields, RequestParser
 from m6rec_jax.text.records import Event, Item, User
 
@@ -128,8 +127,6 @@ def test_what_is_not_known_is_left_out_and_named() -> None:
     found = parser().parse(request(history=told))
     assert [item for _, item in found.history] == [FARGO]
     assert (found.unknown, found.gaps) == (("9", "8"), ["unknown_items"])
-    # It is not recommended, though an index may have it.
-    assert excluded_ids(found, exclude_seen=True)[:3] == ["1", "9", "8"]
     assert parser().parse(request(history=told[:1])).gaps == ["unknown_items", "no_history"]
     for history in (..., None, []):
         found = parser().parse(request(history=history))
