@@ -243,7 +243,7 @@ def test_a_step_of_a_run_brings_the_runs_vocabulary(
     best = {"best": {"name": "auc", "best_step": 10, "best": 0.9}}
     checkpoint = open_checkpoint(str(tmp_path / "ours"))
     manifest = dataclasses.replace(checkpoint.manifest, extra=best)
-    checkpoint.manifest_file.write_text(json.dumps(manifest.to_json()))
+    checkpoint.manifest_file.write_text(json.dumps(dataclasses.asdict(manifest)))
     for number, folder in enumerate(("ours", "ours/checkpoints", "ours/checkpoints/0")):
         target = tmp_path / f"back{number}"
         caplog.clear()

@@ -38,7 +38,6 @@ from m6rec_jax.engine.engine import Backbone
 from m6rec_jax.engine.model_folder import (
     InferenceSettings,
     LoadedModel,
-    digest,
     load_model,
     read_settings,
     read_vocabulary,
@@ -155,31 +154,23 @@ class LoadedBank(LoadedModel):
         """See `LoadedModel`; every task of a bank has its own data set."""
         return self.manifests[task_name(self.tasks, task)].dataset_spec
 
-    def fingerprint(self, task: str = "", exits: bool = True) -> str:
-        """See `LoadedModel`; the other tasks of the bank have no part in it.
+    def _described(self, task: str, exits: bool) -> dict[str, Any]:
+        """The other tasks of the bank have no part in it.
 
         Except in the width of vectors, which is that of the widest: an index has to be built anew
         when a task with wider ones joins.
         """
-        name = task_name(self.tasks, task)
-        manifest, template = self.manifests[name], self.template(name)
-        here = self.model.config
-        width = here.prompts.retrieval_dim if manifest.prompts.retrieval_dim else 0
-        return digest(
-            {
-                # Of the run that the backbone was read from, precision alone: it may be any that
-                # has the backbone, trained with other dropout, say.
-                "config": {what: getattr(manifest.model_config, what) for what in WHAT},
-                "precision": (here.dtype, here.operand_dtype),
-                "prompt_config": dataclasses.asdict(manifest.prompts),
-                "vocabulary": self.vocabulary.fingerprint,
-                "retrieval_dim": width,
-                "task": manifest.settings.fingerprinted(exits),
-                "template": None if template is None else template.to_spec(),
-                "backbone": self.backbone.checksums,
-                "prompts": manifest.prompts_fingerprint,
-            }
-        )
+        manifest, here = self.manifests[task_name(self.tasks, task)], self.model.config
+        return {
+            # Of the run that the backbone was read from, precision alone: it may be any that has
+            # the backbone, trained with other dropout, say.
+            "config": {what: getattr(manifest.model_config, what) for what in WHAT},
+            "precision": (here.dtype, here.operand_dtype),
+            "prompt_config": dataclasses.asdict(manifest.prompts),
+            "retrieval_dim": here.prompts.retrieval_dim if manifest.prompts.retrieval_dim else 0,
+            "task": manifest.settings.fingerprinted(exits),
+            "prompts": manifest.prompts_fingerprint,
+        }
 
 
 @functools.lru_cache(maxsize=16)

@@ -17,7 +17,6 @@ from m6rec_jax.checkpoints.manifest import (
     Manifest,
     check_tensors,
     differences,
-    parse_manifest,
     same_task_sizes,
     tensor_specs,
 )
@@ -233,4 +232,4 @@ def _opened(folder: epath.Path) -> Checkpoint:
     file = folder / MANIFEST_ITEM / _MANIFEST_FILE
     if not file.exists():
         raise CheckpointError(f"{file} is missing: not a checkpoint of m6rec, or a damaged one")
-    return Checkpoint(folder, int(folder.name), parse_manifest(file.read_bytes(), str(file)))
+    return Checkpoint(folder, int(folder.name), Manifest.parse(file.read_bytes(), str(file)))

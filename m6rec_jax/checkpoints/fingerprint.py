@@ -54,13 +54,12 @@ def checksums(flat: Mapping[str, Any]) -> dict[str, int]:
     order of summation, so any sharding gives the same number; any single flipped bit and almost any
     exchange of values changes it. Orbax does not notice flipped bits in array chunks by itself.
     """
-    names = list(flat)
-    return dict(zip(names, map(int, _checksums([flat[name] for name in names])), strict=True))
+    return {name: int(value) for name, value in _checksums(dict(flat)).items()}
 
 
 @jax.jit
-def _checksums(leaves: list[jax.Array]) -> list[jax.Array]:
-    return [_checksum(jnp.asarray(leaf)) for leaf in leaves]
+def _checksums(flat: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    return {name: _checksum(jnp.asarray(leaf)) for name, leaf in flat.items()}
 
 
 def _checksum(x: jax.Array) -> jax.Array:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import importlib.metadata
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 from m6rec_jax import __version__
 from m6rec_jax.errors import CheckpointError
@@ -80,9 +82,27 @@ class Manifest:
     locations: Mapping[str, str]
     extra: Mapping[str, Any] = field(default_factory=dict)
 
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object."""
-        return dataclasses.asdict(self)
+    @classmethod
+    def of(
+        cls,
+        step: int,
+        run: RunDescription,
+        tensors: Mapping[str, Mapping[str, TensorSpec]],
+        locations: Mapping[str, str],
+    ) -> Self:
+        """With the date and the versions of now."""
+        date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        described = dataclasses.asdict(run)
+        saved = {"tensors": tensors, "locations": locations}
+        return cls(step=step, date=date, versions=library_versions(), **saved, **described)
+
+    @classmethod
+    def parse(cls, text: bytes, where: str) -> Self:
+        """Reads a manifest's JSON; raises CheckpointError if it is damaged."""
+        try:
+            return msgspec.json.decode(text, type=cls)
+        except ValueError as error:
+            raise CheckpointError(f"{where} is damaged: {error}") from error
 
     def build_model_config(self) -> ModelConfig:
         """The `ModelConfig` the checkpoint was trained with.
@@ -117,31 +137,6 @@ def library_versions() -> dict[str, str]:
     """Versions of m6rec_jax and of the libraries that checkpoints depend on."""
     versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
     return {"m6rec_jax": __version__, **versions}
-
-
-def make_manifest(
-    step: int,
-    run: RunDescription,
-    tensors: Mapping[str, Mapping[str, TensorSpec]],
-    locations: Mapping[str, str],
-) -> Manifest:
-    """A manifest with the date and the versions of now."""
-    return Manifest(
-        step=step,
-        date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        versions=library_versions(),
-        tensors=tensors,
-        locations=locations,
-        **dataclasses.asdict(run),
-    )
-
-
-def parse_manifest(text: bytes, where: str) -> Manifest:
-    """Reads a manifest's JSON; raises CheckpointError if it is damaged."""
-    try:
-        return msgspec.json.decode(text, type=Manifest)
-    except ValueError as error:
-        raise CheckpointError(f"{where} is damaged: {error}") from error
 
 
 def tensor_specs(
@@ -200,23 +195,13 @@ def same_task_sizes(manifest: Manifest, config: ModelConfig) -> bool:
 
 def differences(manifest: Manifest, config: ModelConfig) -> list[str]:
     """Settings in which the saved and the present model differ, as 'name: saved -> present'."""
-    saved = _flat(manifest.model_config or {})
-    present = _flat(dataclasses.asdict(config))
+    now = json.loads(json.dumps(dataclasses.asdict(config)))  # tuples as the manifest has them
+    saved, present = (flatten_dict(both, sep=".") for both in (manifest.model_config or {}, now))
     return [
         f"{name}: {saved[name]} -> {present[name]}"
         for name in saved
         if name in present and saved[name] != present[name]
     ]
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = list(value) if isinstance(value, tuple) else value
-    return flat
 
 
 def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:

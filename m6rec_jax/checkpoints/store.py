@@ -13,19 +13,14 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
-from m6rec_jax.checkpoints.bytes_item import BytesSave
-from m6rec_jax.checkpoints.checkpoint import (
-    DATA,
-    MANIFEST_ITEM,
-    absolute,
-    open_checkpoint,
-)
+from m6rec_jax.checkpoints.bytes_item import BytesItem
+from m6rec_jax.checkpoints.checkpoint import DATA, MANIFEST_ITEM, absolute, open_checkpoint
 from m6rec_jax.checkpoints.failures import failure
 from m6rec_jax.checkpoints.fingerprint import checksums, fingerprint
 from m6rec_jax.checkpoints.manifest import (
+    Manifest,
     RunDescription,
     TensorSpec,
-    make_manifest,
     tensor_specs,
 )
 from m6rec_jax.checkpoints.trees import PyTree, flatten, nested
@@ -86,8 +81,7 @@ class CheckpointStore:
 
     def latest_step(self) -> int | None:
         """The newest finished checkpoint, or None."""
-        steps = self.steps()
-        return steps[-1] if steps else None
+        return max(self.steps(), default=None)
 
     def save(
         self,
@@ -127,9 +121,9 @@ class CheckpointStore:
                     locations[item] = item
                     items[item] = ocp.args.StandardSave(nested(flat))
             locations[DATA] = DATA
-            manifest = make_manifest(step, run, tensors, locations)
-            items[DATA] = BytesSave(dict(data))
-            items[MANIFEST_ITEM] = ocp.args.JsonSave(manifest.to_json())
+            manifest = Manifest.of(step, run, tensors, locations)
+            items[DATA] = BytesItem(dict(data))
+            items[MANIFEST_ITEM] = ocp.args.JsonSave(dataclasses.asdict(manifest))
             self._best.step = best
             self._manager.save(step, args=ocp.args.Composite(**items), force=True)
         except (OSError, ValueError, RuntimeError) as error:
@@ -143,7 +137,7 @@ class CheckpointStore:
         checkpoint = open_checkpoint(self.folder, step)
         manifest = checkpoint.manifest
         manifest = dataclasses.replace(manifest, extra={**manifest.extra, **extra})
-        write_atomically(checkpoint.manifest_file, json.dumps(manifest.to_json()))
+        write_atomically(checkpoint.manifest_file, json.dumps(dataclasses.asdict(manifest)))
 
     def wait(self) -> None:
         """Blocks until all saves are finished; raises as `save` if one failed."""

@@ -17,7 +17,7 @@ to the checkpoint's, and small arrays themselves. Today's t5x reads this format 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +104,10 @@ def _from_zarr(folder: Path) -> dict[str, np.ndarray]:
     # Nothing but parameters in plain Flax checkpoints, which have no version.
     state = contents["optimizer"] if "version" in contents else contents
     arrays = {}
-    for name, value in _leaves(state["target"], "target"):
+    leaves = traverse_util.flatten_dict(
+        {"target": state["target"]}, sep=".", is_leaf=lambda _, node: "metadata" in node
+    )
+    for name, value in leaves.items():
         if not isinstance(value, np.ndarray):
             # Wherever it was written, it is read from this machine's disk.
             path = value["path"] if "path" in value else value["kvstore"]["path"]
@@ -113,14 +116,6 @@ def _from_zarr(folder: Path) -> dict[str, np.ndarray]:
             value = tensorstore.open(spec, open=True).result().read().result()
         arrays[name] = value.view(jnp.bfloat16) if value.dtype == _BFLOAT16_BITS else value
     return arrays
-
-
-def _leaves(node: Any, name: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(node, dict) and "metadata" not in node:
-        for key, child in node.items():
-            yield from _leaves(child, f"{name}.{key}")
-    else:
-        yield name, node
 
 
 def write_t5x_files(arrays: Mapping[str, np.ndarray], path: Path, step: int) -> Path:

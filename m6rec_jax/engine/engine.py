@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -21,7 +20,7 @@ import numpy as np
 from m6rec_jax.checkpoints.fingerprint import checksums
 from m6rec_jax.checkpoints.trees import PyTree, flatten
 from m6rec_jax.engine.programs.runtime import Runtime, checked_buckets
-from m6rec_jax.engine.segments.cache import SegmentCache, gathered_source
+from m6rec_jax.engine.segments.cache import SegmentCache
 from m6rec_jax.engine.task_settings import (
     SIZES,
     TaskSettings,
@@ -57,7 +56,6 @@ class Backbone:
     runtime: Runtime
     source_length: int
     target_length: int
-    _lock: threading.Lock = dataclasses.field(default_factory=threading.Lock, init=False)
 
     @functools.cached_property
     def checksums(self) -> Any:
@@ -76,23 +74,19 @@ class Backbone:
             runtime=self.runtime,
         )
 
-    def for_decoding(self, variables: Variables) -> Variables:
-        """Variables with these parameters, as decoding step by step reads them fastest.
+    @functools.cached_property
+    def for_decoding(self) -> Variables:
+        """What stands in for variables where decoding step by step reads them faster so.
 
-        On a CPU that is a copy of the decoder, made once. A decoder of bytes stays as it is, since
-        its copy would take as much memory as floats.
+        On a CPU that is a copy of the decoder. A decoder of bytes stays as it is, since its copy
+        would take as much memory as floats.
         """
         if (
             "embedding_scale" in self.params["token_embedder"]
             or jax.default_backend() != "cpu"
             or self.runtime.mesh is not None
         ):
-            return variables
-        with self._lock:
-            return {**variables, **self._decoder}
-
-    @functools.cached_property
-    def _decoder(self) -> Variables:
+            return {}
         return _lay_out(self.model.config, {"params": self.params})
 
 
@@ -138,9 +132,12 @@ class EngineOptions:
 def encoded_source(model: M6Rec, variables: Variables, features: Mapping[str, Array]) -> Encoded:
     """What the decoder reads, of the features of `Engine._history_batch`; for use inside jit."""
     if "source_slots" in features:
-        return gathered_source(model, variables, features)
-    tokens, blocks = features["encoder_input_tokens"], features["encoder_block_ids"]
-    return model.apply(variables, tokens, blocks, features["task_ids"], method=model.encode)
+        read, method = features["source_pool"][features["source_slots"]], model.encode_late
+        read = read.astype(model.config.dtype)
+    else:
+        read, method = features["encoder_input_tokens"], model.encode
+    blocks, task_ids = features["encoder_block_ids"], features["task_ids"]
+    return model.apply(variables, read, blocks, task_ids, method=method)
 
 
 class Engine:
@@ -238,7 +235,7 @@ class Engine:
         """The variables as decoding reads them fastest; what is recorded takes them as they are."""
         if self.options.programs is not None:
             return self.variables
-        return self._backbone.for_decoding(self.variables)
+        return {**self.variables, **self._backbone.for_decoding}
 
     def _segments_held(self) -> contextlib.AbstractContextManager[Any]:
         """Slots that a batch names stay as they are: until the program that reads them started."""

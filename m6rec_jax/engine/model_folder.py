@@ -53,12 +53,7 @@ from m6rec_jax.io.hashing import sha256
 from m6rec_jax.model import M6Rec
 from m6rec_jax.model.m6rec import abstract_variables
 from m6rec_jax.model.quantization import BITS
-from m6rec_jax.sharding import (
-    LogicalRules,
-    make_mesh,
-    placed_shapes,
-    replicated,
-)
+from m6rec_jax.sharding import LogicalRules, make_mesh, placed_shapes, replicated
 from m6rec_jax.text.labels import Contrast
 from m6rec_jax.text.templates import DatasetTemplate
 from m6rec_jax.text.vocabulary import Vocabulary
@@ -133,19 +128,26 @@ class LoadedModel:
         Where the task leaves the decoder belongs to it, but for what no exit changes, such as
         states of candidates (`exits`). Task and errors as `dataset_spec`.
         """
-        template, settings = self.template(task), self.settings
-        lengths = {name: getattr(settings, name) for name in ("source_length", "target_length")}
-        described = {
-            "config": dataclasses.asdict(self.model.config),
+        template = self.template(task)
+        described = self._described(task, exits) | {
             "vocabulary": self.vocabulary.fingerprint,
-            # Two that are no longer there are in the fingerprints of indexes.
-            "lengths": lengths | {"tasks": None, "candidate_length": None},
-            "task": task_settings(settings.tasks, task).fingerprinted(exits),
             "template": None if template is None else template.to_spec(),
             "backbone": self.backbone.checksums,
+        }
+        return sha256(json.dumps(described, sort_keys=True, default=str))
+
+    def _described(self, task: str, exits: bool) -> dict[str, Any]:
+        """What else is in a fingerprint."""
+        lengths = {
+            name: getattr(self.settings, name) for name in ("source_length", "target_length")
+        }
+        return {
+            "config": dataclasses.asdict(self.model.config),
+            # Two that are no longer there are in the fingerprints of indexes.
+            "lengths": lengths | {"tasks": None, "candidate_length": None},
+            "task": task_settings(self.tasks, task).fingerprinted(exits),
             "prompts": checksums(flatten(dict(self.variables.get("prompts", {})))),
         }
-        return digest(described)
 
     def template(self, task: str = "") -> DatasetTemplate | None:
         """What renders users, behaviours and candidates of a task; errors as `dataset_spec`."""
@@ -163,17 +165,17 @@ class LoadedModel:
           ConfigError: no such task.
         """
         if task:
-            task_settings(self.settings.tasks, task)
-        shared: dict[str, Any] = {
-            "source_length": self.settings.source_length,
-            "target_length": self.settings.target_length,
-            "tasks": self.settings.tasks,
-            "task": task,
-            "runtime": self.backbone.runtime,
-            "backbone": self.backbone,
-            "segments": self.segments,
-        }
-        return EngineOptions(**(shared | changes))
+            task_settings(self.tasks, task)
+        options = EngineOptions(
+            self.settings.source_length,
+            self.settings.target_length,
+            tasks=self.tasks,
+            task=task,
+            runtime=self.backbone.runtime,
+            backbone=self.backbone,
+            segments=self.segments,
+        )
+        return dataclasses.replace(options, **changes)
 
     def scorer(self, task: str = "", **changes: Any) -> Scorer:
         """A `Scorer` for all tasks with classes; arguments and errors as `options`."""
@@ -188,10 +190,9 @@ class LoadedModel:
 
         Its texts are at most as long as those that `task` was trained on.
         """
-        if task:
-            room = self.settings.target_length
-            of_task = task_settings(self.settings.tasks, task).target_length
-            changes = {"target_length": min(of_task or room, room)} | changes
+        room = self.settings.target_length
+        longest = task_settings(self.tasks, task).target_length if task else None
+        changes = {"target_length": min(longest or room, room)} | changes
         return Generator(self.model, self.variables, self.vocabulary, self.options(task, **changes))
 
     def likelihood_scorer(
@@ -204,7 +205,7 @@ class LoadedModel:
 
     @property
     def segments(self) -> SegmentCache | None:
-        """What all engines share of early layers' work; None: late interaction is off."""
+        """See `Backbone`."""
         return self.backbone.segments
 
     def use_segments(self, folder: str | Path) -> None:
@@ -218,12 +219,7 @@ class LoadedModel:
             )
         task = computed_folder.read_manifest(folder, STORE_COMMAND).task
         store = SegmentStore(folder, self.fingerprint(task, exits=False))
-        self.segments.candidates.store = store, task_settings(self.settings.tasks, task)
-
-
-def digest(described: Mapping[str, Any]) -> str:
-    """SHA-256 (hex) of what results depend on."""
-    return sha256(json.dumps(described, sort_keys=True, default=str))
+        self.segments.candidates.store = store, task_settings(self.tasks, task)
 
 
 def template_of(spec: Mapping[str, Any]) -> DatasetTemplate | None:

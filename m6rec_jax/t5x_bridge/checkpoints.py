@@ -11,6 +11,7 @@ t5x is not needed here.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -27,12 +28,7 @@ from m6rec_jax.checkpoints.checkpoint import (
     list_steps,
     open_checkpoint,
 )
-from m6rec_jax.checkpoints.manifest import (
-    Manifest,
-    RunDescription,
-    make_manifest,
-    parse_manifest,
-)
+from m6rec_jax.checkpoints.manifest import Manifest, RunDescription
 from m6rec_jax.checkpoints.store import CheckpointStore
 from m6rec_jax.checkpoints.t5_weights import Entry, gather
 from m6rec_jax.checkpoints.t5x_files import (
@@ -132,8 +128,8 @@ def write_description(folder: str | Path | epath.Path, run: RunDescription) -> N
     """Writes the description of the checkpoints in a folder (MODEL_DIR of t5x)."""
     path = epath.Path(folder) / DESCRIPTION_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
-    manifest = make_manifest(0, run, {}, {})
-    path.write_text(json.dumps(manifest.to_json(), indent=2) + "\n")
+    manifest = Manifest.of(0, run, {}, {})
+    path.write_text(json.dumps(dataclasses.asdict(manifest), indent=2) + "\n")
 
 
 def read_description(checkpoint: str | Path | epath.Path) -> Manifest:
@@ -145,7 +141,7 @@ def read_description(checkpoint: str | Path | epath.Path) -> Manifest:
     folder = epath.Path(checkpoint)
     for path in (folder / DESCRIPTION_FILE, folder.parent / DESCRIPTION_FILE):
         if path.exists():
-            return parse_manifest(path.read_bytes(), str(path))
+            return Manifest.parse(path.read_bytes(), str(path))
     raise CheckpointError(
         f"neither {folder} nor {folder.parent} has a file {DESCRIPTION_FILE}, which says what "
         "model the checkpoint is of. Runs of gin_configs/t5x/ write it; copy it, too"

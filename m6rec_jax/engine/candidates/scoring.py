@@ -164,7 +164,7 @@ def score_candidates(
 ) -> Array:
     """A number at every position, float32 `[sources, rows, target]`; for use inside jit.
 
-    Where candidates are scored at their ends alone (`SegmentCache.scores_ends`), each is a row, of
+    Where candidates are scored at their ends alone (`cross_attention_at`), each is a row, of
     one number.
     """
     encoded, rows = encoded_source(model, variables, features), _of_rows(features)
@@ -230,7 +230,7 @@ class CandidateScorer(Engine):
     ) -> None:
         super().__init__(model, variables, vocabulary, options)
         # Scored at its end alone, a candidate is a row of its own.
-        self._ends = self._segments is not None and self._segments.scores_ends
+        self._ends = self._segments is not None and model.config.cross_attention_at == "ends"
         share = 1
         if self._ends:
             self._target_buckets = length_buckets(self.candidate_length)

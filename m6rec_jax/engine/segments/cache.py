@@ -143,7 +143,6 @@ class SegmentPool:
         )
         self._fill = runtime.program(_fill, model, compute, donate=(0,))
         self._write = runtime.program(_write, donate=(0,))
-        self._read = runtime.program(_read)
         self.states: Array = self._empty()
         self.clear()
 
@@ -192,10 +191,8 @@ class SegmentPool:
         at_once = self.capacity // max(map(len, texts))
         for start in range(0, len(segments), at_once):
             slots = self._slots(variables, segments[start : start + at_once])
-            every = np.concatenate(slots)
-            padded = np.pad(every, (0, self.capacity - len(every)))  # one program for all numbers
-            together = np.asarray(self._read(self.states, padded))[: len(every)]
-            states += np.split(together, np.cumsum([len(one) for one in slots])[:-1])
+            pool = np.asarray(self.states)  # most of it is asked for
+            states += [pool[one] for one in slots]
         return states
 
     def _segment(self, tokens: np.ndarray, settings: TaskSettings) -> Segment:
@@ -296,14 +293,13 @@ class SegmentPool:
         slots_of = np.full((size, length), self.capacity, np.int32)
         task_ids = np.zeros((size, 1), np.int32)
         for place, row in enumerate(rows):
-            start = 0
-            for block, (segment, slots) in enumerate(row, start=1):
-                end = start + len(slots)
-                tokens[place, start:end] = segment.tokens
-                blocks[place, start:end] = block
-                slots_of[place, start:end] = slots
-                task_ids[place] = segment.task_id
-                start = end
+            segments, slots = zip(*row, strict=True)
+            lengths = [len(own) for own in slots]
+            end = sum(lengths)
+            tokens[place, :end] = np.concatenate([segment.tokens for segment in segments])
+            blocks[place, :end] = np.repeat(np.arange(len(row)) + 1, lengths)
+            slots_of[place, :end] = np.concatenate(slots)
+            task_ids[place] = segments[-1].task_id
         features = {"tokens": tokens, "block_ids": blocks, "slots": slots_of, "task_ids": task_ids}
         self.states = self._fill(self.states, variables, self._runtime.place_shared(features))
 
@@ -328,10 +324,6 @@ def _write(states: Array, values: Array, slots: Array) -> Array:
     return states.at[slots].set(values, mode="drop")
 
 
-def _read(states: Array, slots: Array) -> Array:
-    return states.at[slots].get(mode="clip")
-
-
 def _batches(number: int, sizes: Sequence[int]) -> Iterable[tuple[int, int]]:
     """Starts and padded sizes of batches that hold so many."""
     start = 0
@@ -354,7 +346,6 @@ class SegmentCache:
 
     Attributes:
       lock: to be held from asking for slots until the program that reads them has started.
-      scores_ends: whether candidates are scored at their ends alone (`cross_attention_at`).
       source, candidates: the pools.
 
     Raises:
@@ -373,7 +364,6 @@ class SegmentCache:
         dtype: str | None = None,
     ) -> None:
         self.lock = threading.RLock()
-        self.scores_ends = model.config.cross_attention_at == "ends"
         every: dict[str, Any] = {"runtime": runtime, "dtype": dtype or model.config.dtype}
         longest = max(source_length, model.config.prompts.num_prompts)
         self.source = SegmentPool(model, "encoder", capacity=source_slots, longest=longest, **every)
@@ -395,22 +385,6 @@ class SegmentCache:
         with self.lock:
             for pool in self._pools:
                 pool.warm_up(variables)
-
-
-def gathered_source(model: M6Rec, variables: Variables, features: Mapping[str, Array]) -> Encoded:
-    """What the decoder reads of cached segments; for use inside jit.
-
-    `features`: `source_pool` and `source_slots` `[batch, prompts + source]`, `encoder_block_ids`
-    `[batch, source]`, `task_ids`.
-    """
-    hidden = features["source_pool"][features["source_slots"]].astype(model.config.dtype)
-    return model.apply(
-        variables,
-        hidden,
-        features["encoder_block_ids"],
-        features["task_ids"],
-        method=model.encode_late,
-    )
 
 
 def gathered_ends(
