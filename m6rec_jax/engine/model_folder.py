@@ -138,9 +138,8 @@ class LoadedModel:
 
     def _described(self, task: str, exits: bool) -> dict[str, Any]:
         """What else is in a fingerprint."""
-        lengths = {
-            name: getattr(self.settings, name) for name in ("source_length", "target_length")
-        }
+        lengths = {"source_length": self.settings.source_length}
+        lengths["target_length"] = self.settings.target_length
         return {
             "config": dataclasses.asdict(self.model.config),
             # Two that are no longer there are in the fingerprints of indexes.
