@@ -92,9 +92,8 @@ class Manifest:
     ) -> Self:
         """With the date and the versions of now."""
         date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        described = dataclasses.asdict(run)
-        saved = {"tensors": tensors, "locations": locations}
-        return cls(step=step, date=date, versions=library_versions(), **saved, **described)
+        described = {"tensors": tensors, "locations": locations, **dataclasses.asdict(run)}
+        return cls(step=step, date=date, versions=library_versions(), **described)
 
     @classmethod
     def parse(cls, text: bytes, where: str) -> Self:

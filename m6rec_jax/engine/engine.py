@@ -131,13 +131,12 @@ class EngineOptions:
 
 def encoded_source(model: M6Rec, variables: Variables, features: Mapping[str, Array]) -> Encoded:
     """What the decoder reads, of the features of `Engine._history_batch`; for use inside jit."""
-    if "source_slots" in features:
-        read, method = features["source_pool"][features["source_slots"]], model.encode_late
-        read = read.astype(model.config.dtype)
-    else:
-        read, method = features["encoder_input_tokens"], model.encode
     blocks, task_ids = features["encoder_block_ids"], features["task_ids"]
-    return model.apply(variables, read, blocks, task_ids, method=method)
+    if "source_slots" in features:
+        early = features["source_pool"][features["source_slots"]].astype(model.config.dtype)
+        return model.apply(variables, early, blocks, task_ids, method=model.encode_late)
+    tokens = features["encoder_input_tokens"]
+    return model.apply(variables, tokens, blocks, task_ids, method=model.encode)
 
 
 class Engine:

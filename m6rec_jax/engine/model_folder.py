@@ -134,7 +134,7 @@ class LoadedModel:
             "template": None if template is None else template.to_spec(),
             "backbone": self.backbone.checksums,
         }
-        return sha256(json.dumps(described, sort_keys=True, default=str))
+        return digest(described)
 
     def _described(self, task: str, exits: bool) -> dict[str, Any]:
         """What else is in a fingerprint."""
@@ -219,6 +219,11 @@ class LoadedModel:
         task = computed_folder.read_manifest(folder, STORE_COMMAND).task
         store = SegmentStore(folder, self.fingerprint(task, exits=False))
         self.segments.candidates.store = store, task_settings(self.tasks, task)
+
+
+def digest(described: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) of what results depend on."""
+    return sha256(json.dumps(described, sort_keys=True, default=str))
 
 
 def template_of(spec: Mapping[str, Any]) -> DatasetTemplate | None:

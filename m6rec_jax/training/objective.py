@@ -58,7 +58,8 @@ def make_objective(step: Step, setup: TrainSetup, vocabulary_fingerprint: str | 
             rules=setup.rules,
         )
         check_teacher(distillation, teacher.model.config, setup.model.config)
-        tensors = {name: manifest.to_json()["tensors"].get(name) for name in (PARAMS, PROMPTS)}
+        saved = dataclasses.asdict(manifest)["tensors"]
+        tensors = {name: saved.get(name) for name in (PARAMS, PROMPTS)}
         fingerprint = digest({"config": manifest.model_config, "tensors": tensors})  # checksums
         logger.info("teacher: %s, fingerprint %s…", checkpoint.folder, fingerprint[:16])
         objective = Objective(
