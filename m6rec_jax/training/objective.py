@@ -50,7 +50,7 @@ def make_objective(step: Step, setup: TrainSetup, vocabulary_fingerprint: str | 
     objective = Objective()
     if (distillation := step.distillation) is not None:
         checkpoint = open_checkpoint(distillation.teacher)  # once: it may still be saving
-        manifest = checkpoint.manifest
+        saved = dataclasses.asdict(checkpoint.manifest)
         teacher = restore_model(
             checkpoint.folder,
             vocabulary_fingerprint=vocabulary_fingerprint,
@@ -58,9 +58,8 @@ def make_objective(step: Step, setup: TrainSetup, vocabulary_fingerprint: str | 
             rules=setup.rules,
         )
         check_teacher(distillation, teacher.model.config, setup.model.config)
-        saved = dataclasses.asdict(manifest)["tensors"]
-        tensors = {name: saved.get(name) for name in (PARAMS, PROMPTS)}
-        fingerprint = digest({"config": manifest.model_config, "tensors": tensors})  # checksums
+        tensors = {name: saved["tensors"].get(name) for name in (PARAMS, PROMPTS)}
+        fingerprint = digest({"config": saved["model_config"], "tensors": tensors})  # checksums
         logger.info("teacher: %s, fingerprint %s…", checkpoint.folder, fingerprint[:16])
         objective = Objective(
             with_teacher(total_loss, distillation, teacher.model),
