@@ -32,7 +32,12 @@ from m6rec_jax.checkpoints.trees import flatten
 from m6rec_jax.config_file import CONFIG_FILE
 from m6rec_jax.configuration import macro, parse_config
 from m6rec_jax.engine.model_folder import packed_of, read_vocabulary, restore_model
-from m6rec_jax.engine.programs.packed_file import float_variables, quantized_variables, write_packed
+from m6rec_jax.engine.programs.packed_archive import write_archive
+from m6rec_jax.engine.programs.packed_file import (
+    float_variables,
+    packed_variables,
+    quantized_variables,
+)
 from m6rec_jax.errors import DataError
 from m6rec_jax.evaluation.checkpoint_evaluation import restored_evaluator
 from m6rec_jax.model.quantization import SCALE
@@ -171,8 +176,8 @@ def run_model(name: str, seed: int, folders: Folders) -> None:
     add(name, metrics | _sizes(restored_params(run)), run, seconds)
     if rounded:
         file, packed = run / "model.m6rec", packed_of(run)
-        write_packed(file, packed)
-        sizes = _sizes(packed.variables["params"], file.stat().st_size)
+        write_archive(file, packed)
+        sizes = _sizes(packed_variables(packed)["params"], file.stat().st_size)
         add(f"{name}, int8", rounded | sizes, file, None)
 
 

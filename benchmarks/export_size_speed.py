@@ -32,7 +32,7 @@ from benchmarks.runs import m6rec
 from m6rec_jax.bank.export import add_prompts
 from m6rec_jax.data.store.prepared import Prepared
 from m6rec_jax.engine.model_folder import LoadedModel, load_model, packed_of
-from m6rec_jax.engine.programs.packed_file import write_packed
+from m6rec_jax.engine.programs.packed_archive import write_archive
 from m6rec_jax.errors import DataError
 from m6rec_jax.metrics.classification import auc
 from m6rec_jax.pipeline.locations import data_dir
@@ -157,7 +157,7 @@ def measure_packed(study: Study) -> Iterable[tuple[str, dict[str, float]]]:
     yield "float32", {"auc": held_out_auc(load_model(run))}
     for bits in BITS:
         path = study.output / f"scorer-{bits}.m6rec"
-        write_packed(path, packed_of(run, bits))
+        write_archive(path, packed_of(run, bits))
         found = {"bytes": path.stat().st_size, "auc": held_out_auc(load_model(path))}
         yield f"{bits} bits", found
 

@@ -68,7 +68,7 @@ class EdgeDemo:
       path: of a packed file with its catalogue, one task of scoring and one of retrieval.
 
     Attributes:
-      about: see `engine.programs.packed_file.Packed`.
+      about: see `engine.programs.packed_archive.Archive`.
       items: the catalogue by id.
       times_seen: how often items occur in the training data, by id.
       last_time: of what they count, unix seconds; requests are about later moments.

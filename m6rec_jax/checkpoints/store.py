@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,22 +25,6 @@ from m6rec_jax.checkpoints.manifest import (
 )
 from m6rec_jax.checkpoints.trees import PyTree, flatten, nested
 from m6rec_jax.io.atomic import write_atomically
-
-
-@dataclasses.dataclass
-class _Best(checkpoint_managers.PreservationPolicy):
-    """Keeps one step, whatever its age (None: none)."""
-
-    step: int | None = None
-
-    def should_preserve(
-        self,
-        checkpoints: Sequence[checkpoint_managers.PolicyCheckpointInfo],
-        *,
-        context: checkpoint_managers.PreservationContext,
-    ) -> list[bool]:
-        del context
-        return [checkpoint.step == self.step for checkpoint in checkpoints]
 
 
 class CheckpointStore:
@@ -66,10 +50,10 @@ class CheckpointStore:
         self.folder = absolute(folder)
         # item -> (folder, specs), of frozen items: they never change while this object lives.
         self._frozen: dict[str, tuple[str, dict[str, TensorSpec]]] = {}
-        self._best = _Best()
-        policies = [checkpoint_managers.LatestN(keep), self._best]
+        # What is kept: the newest, and the best, which `save` puts here.
+        self._kept: list[Any] = [checkpoint_managers.LatestN(keep)]
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+            preservation_policy=checkpoint_managers.AnyPreservationPolicy(self._kept),
             enable_async_checkpointing=asynchronous,
         )
         self._remove_unfinished()
@@ -124,7 +108,7 @@ class CheckpointStore:
             manifest = Manifest.of(step, run, tensors, locations)
             items[DATA] = BytesItem(dict(data))
             items[MANIFEST_ITEM] = ocp.args.JsonSave(dataclasses.asdict(manifest))
-            self._best.step = best
+            self._kept[1:] = [] if best is None else [checkpoint_managers.CustomSteps([best])]
             self._manager.save(step, args=ocp.args.Composite(**items), force=True)
         except (OSError, ValueError, RuntimeError) as error:
             what = f"step {step} could not be saved to {self.folder}"

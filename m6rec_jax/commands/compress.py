@@ -100,20 +100,17 @@ def run_compress_structure(args: argparse.Namespace) -> None:
 
 def run_compress_pack(args: argparse.Namespace) -> None:
     """one small file of a run: sparse weights of 8 bits or fewer, vocabulary, settings"""
-    from m6rec_jax.checkpoints.trees import flatten
     from m6rec_jax.engine.model_folder import packed_of
-    from m6rec_jax.engine.programs.packed_file import write_packed
+    from m6rec_jax.engine.programs.packed_archive import write_archive
 
     check_output(args.output)
     packed = packed_of(args.folder, args.bits)
     if args.limits:
-        packed = dataclasses.replace(packed, about={**packed.about, "limits": args.limits})
+        packed.manifest["about"]["limits"] = args.limits
     if args.catalogue:
-        packed = dataclasses.replace(
-            packed, files={**packed.files, **_carried_data(args.folder, packed.files)}
-        )
-    write_packed(args.output, packed)
-    leaves = flatten(packed.variables).values()
+        packed.files.update(_carried_data(args.folder, packed.files))
+    write_archive(args.output, packed)
+    leaves = packed.leaves.values()
     left = sum(int((leaf != 0).sum()) for leaf in leaves)
     print(
         f"{args.output}: {args.output.stat().st_size:,} bytes, {left:,} numbers that are not zero "

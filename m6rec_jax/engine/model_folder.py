@@ -29,11 +29,13 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
 import msgspec
+import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
 from m6rec_jax.checkpoints.checkpoint import PARAMS, PROMPTS, open_checkpoint
 from m6rec_jax.checkpoints.fingerprint import checksums
+from m6rec_jax.checkpoints.manifest import library_versions
 from m6rec_jax.checkpoints.trees import flatten
 from m6rec_jax.engine import computed_folder
 from m6rec_jax.engine.candidates.scoring import LikelihoodScorer, Scorer
@@ -41,8 +43,12 @@ from m6rec_jax.engine.decoding.generation import Generator
 from m6rec_jax.engine.engine import Backbone, EngineOptions
 from m6rec_jax.engine.index.ranking_weights import RankingWeights
 from m6rec_jax.engine.index.retrieval import Retriever
-from m6rec_jax.engine.programs.packed_archive import write_files
-from m6rec_jax.engine.programs.packed_file import Packed, quantized_variables, read_packed
+from m6rec_jax.engine.programs.packed_archive import Archive, read_archive, write_files
+from m6rec_jax.engine.programs.packed_file import (
+    packed_config,
+    packed_variables,
+    quantized_variables,
+)
 from m6rec_jax.engine.programs.runtime import Runtime
 from m6rec_jax.engine.segments.cache import SegmentCache
 from m6rec_jax.engine.segments.store import STORE_COMMAND, SegmentStore
@@ -292,11 +298,12 @@ def restore_model(
         if vocabulary_fingerprint not in (None, read_vocabulary(model_dir).fingerprint):
             raise CheckpointError(f"{model_dir} has another vocabulary than the one in use")
         packed, _ = _opened(model_dir)
-        if step not in (None, packed.step):
-            raise CheckpointError(f"{model_dir} is step {packed.step}, not step {step}")
+        if step not in (None, of_file := int(packed.manifest["step"])):
+            raise CheckpointError(f"{model_dir} is step {of_file}, not step {step}")
         # It is small: of several devices each has all of it.
-        variables = jax.device_put(packed.variables, None if mesh is None else replicated(mesh))
-        return RestoredModel(M6Rec(packed.config), variables, packed.step)
+        place = None if mesh is None else replicated(mesh)
+        variables = jax.device_put(packed_variables(packed), place)
+        return RestoredModel(M6Rec(packed_config(packed)), variables, of_file)
     checkpoint = open_checkpoint(model_dir, step)
     checkpoint.check_vocabulary(vocabulary_fingerprint)
     if step is None:
@@ -367,20 +374,20 @@ def assets_of(model_dir: str | Path) -> Path:
     return kept_copy(path_of(model_dir) / ASSETS_FOLDER).parent
 
 
-def _opened(path: str | Path) -> tuple[Packed, Path]:
+def _opened(path: str | Path) -> tuple[Archive, Path]:
     """A packed model, and a folder with what it carries."""
     return _opened_once(path, Path(path).stat().st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=2)
-def _opened_once(path: str | Path, _: int) -> tuple[Packed, Path]:
-    packed, folder = read_packed(path), Path(tempfile.mkdtemp())
+def _opened_once(path: str | Path, _: int) -> tuple[Archive, Path]:
+    packed, folder = read_archive(path), Path(tempfile.mkdtemp())
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     write_files(folder, packed.files)
     return packed, folder
 
 
-def packed_of(model_dir: str | Path, bits: int = BITS) -> Packed:
+def packed_of(model_dir: str | Path, bits: int = BITS) -> Archive:
     """What `m6rec compress pack` writes of the newest checkpoint of a run, in bits of each weight.
 
     Raises:
@@ -392,19 +399,20 @@ def packed_of(model_dir: str | Path, bits: int = BITS) -> Packed:
         model_dir, vocabulary_fingerprint=read_vocabulary(model_dir).fingerprint
     )
     folder, specs = assets_of(model_dir), read_dataset_specs(model_dir)
-    return Packed(
-        restored.model.config,
-        quantized_variables(restored.variables, bits),
-        restored.step,
+    told = {spec["name"]: {key: spec.get(key) for key in _TOLD} for spec in specs.values()}
+    packed = flatten(quantized_variables(restored.variables, bits))
+    return Archive(
+        {
+            "versions": library_versions(),
+            "model": dataclasses.asdict(restored.model.config),
+            "step": restored.step,
+            "about": {"trained_on": told},
+        },
+        {name: np.asarray(leaf) for name, leaf in packed.items()},
         {
             str(path.relative_to(folder)): path.read_bytes()
             for pattern in ("*.model", "*.json", f"{DATASETS_FOLDER}/*.json")
             for path in sorted((folder / ASSETS_FOLDER).glob(pattern))
-        },
-        {
-            "trained_on": {
-                spec["name"]: {key: spec.get(key) for key in _TOLD} for spec in specs.values()
-            }
         },
     )
 

@@ -22,11 +22,11 @@ from m6rec_jax.config_file import CONFIG_FILE
 from m6rec_jax.engine.decoding.generation import TextRequest
 from m6rec_jax.engine.engine import Backbone
 from m6rec_jax.engine.model_folder import load_model, read_ranking
+from m6rec_jax.engine.programs.packed_archive import read_archive, write_archive
 from m6rec_jax.engine.programs.packed_file import (
     float_variables,
+    packed_variables,
     quantized_variables,
-    read_packed,
-    write_packed,
 )
 from m6rec_jax.engine.programs.runtime import Runtime
 from m6rec_jax.errors import CheckpointError
@@ -118,7 +118,7 @@ def test_fewer_bits_take_fewer_bytes(
     command = ["compress", "pack", str(run), "--output", str(path), "--bits"]
     assert main([*command, "3"]) == 0
     assert path.stat().st_size < file.stat().st_size
-    leaves = flatten(read_packed(path).variables).values()
+    leaves = flatten(packed_variables(read_archive(path))).values()
     assert {int(np.abs(leaf).max()) for leaf in leaves if leaf.dtype == np.int8} == {3}
     with pytest.raises(SystemExit):
         main([*command, "9"])
@@ -161,7 +161,7 @@ def test_bytes_of_parameters_are_those_that_are_stored(
     held = {**variables, "params": half}
     run = served_films.write_model(tmp_path / "run", model, held, shop_vocabulary)
     file = pack(run, tmp_path / "model.m6rec")
-    for place, kept in ((run, held), (file, read_packed(file).variables)):
+    for place, kept in ((run, held), (file, packed_variables(read_archive(file)))):
         capsys.readouterr()
         assert main(["params", str(place)]) == 0
         lines = capsys.readouterr().out.splitlines()
@@ -204,7 +204,7 @@ def test_requests_are_answered_by_what_a_file_carries(
     assert [one.totals.users for one in statistics] == [5, 5]
     assert statistics[0].user("u1").features()["user_count"] is None
     assert statistics[1].user("u1").features()["user_count"] is not None
-    about = read_packed(with_data).about
+    about = read_archive(with_data).manifest["about"]
     assert about["limits"] == "writes no plots"
     assert set(about["trained_on"]) == {"films", "books"}
 
@@ -226,8 +226,8 @@ def test_weights_of_the_hybrid_and_what_they_weigh_are_carried(
     file = tmp_path / "films.m6rec"
     assert main(["compress", "pack", str(calibrated), "--output", str(file), "--catalogue"]) == 0
     counts = f"data/{served_films.PREPARED}/co_occurrence.npz"
-    assert counts in read_packed(file).files
-    assert counts not in read_packed(with_data).files
+    assert counts in read_archive(file).files
+    assert counts not in read_archive(with_data).files
     # Evaluation looks for both beside a checkpoint, and finds what a file carries.
     assert set(read_ranking(file, weights["step"])) == {"next"}
     with own_vocabulary(file):
@@ -237,9 +237,9 @@ def test_weights_of_the_hybrid_and_what_they_weigh_are_carried(
 
 @pytest.mark.parametrize("name", ["../evil", "inference/../../evil", "/etc/evil", "data\\..\\evil"])
 def test_a_file_writes_nothing_outside_its_folder(name: str, file: Path, tmp_path: Path) -> None:
-    packed = read_packed(file)
+    packed = read_archive(file)
     hostile = tmp_path / "hostile.m6rec"
-    write_packed(hostile, dataclasses.replace(packed, files={**packed.files, name: b"!"}))
+    write_archive(hostile, dataclasses.replace(packed, files={**packed.files, name: b"!"}))
     with pytest.raises(CheckpointError, match="which no packed model has"):
         load_model(hostile)
 
@@ -256,8 +256,8 @@ def test_any_damage_is_refused(data: Any, file: Path, tmp_path: Path) -> None:
     path = tmp_path / "damaged.m6rec"
     path.write_bytes(content)
     try:
-        found = read_packed(path)
+        found = read_archive(path)
     except CheckpointError as error:
         assert "damaged.m6rec" in str(error)  # noqa: PT017
     else:  # such as a date in the archive's list
-        assert found.files == read_packed(file).files
+        assert found.files == read_archive(file).files

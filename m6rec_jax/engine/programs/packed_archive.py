@@ -12,13 +12,14 @@ The manifest says which data the model was trained on, on what terms, and what i
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -31,14 +32,16 @@ _MANIFEST, _ZEROS, _VALUES, _FLOATS = "manifest.json", "zeros", "values", "float
 _CARRIED = re.compile(r"(inference|data)(/[\w.\-]+)+")
 
 
-class Archive(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Archive:
     """What an archive holds.
 
     Attributes:
-      manifest: see the module; `versions`, `model`, `step`, `about`.
+      manifest: `versions`, `model` and `step`; `about`, for people: `trained_on`, by data set its
+        description, licence and provenance; and `limits`, what the model cannot do.
       leaves: by name, such as 'params/encoder/final_norm/scale': int8 weights, float16 for the
         rest, scales of the weights among it.
-      files: by path.
+      files: by path, what a run's folder has beside its checkpoints, `inference/...`; `data/...`.
     """
 
     manifest: dict[str, Any]

@@ -39,6 +39,8 @@ class Runtime:
     mesh: Mesh | None = None
     rules: LogicalRules = ()
 
+    # More than one process uses; those of models that are gone go.
+    @functools.lru_cache(maxsize=256)  # noqa: B019 - a runtime is a small value
     def program(
         self, function: Callable[..., Any], *static: Any, donate: tuple[int, ...] = ()
     ) -> Callable[..., Any]:
@@ -52,7 +54,16 @@ class Runtime:
           static: hashable values, such as the model.
           donate: the arguments after these whose memory the results may take.
         """
-        return _program(self, function, static, donate)
+        if (mesh := self.mesh) is None:
+            return KeptProgram(function, static, donate)
+        partial = functools.partial(function, *static)
+        compiled = jax.jit(partial, out_shardings=replicated(mesh), donate_argnums=donate)
+
+        def call(*args: Any) -> Any:
+            with jax.set_mesh(mesh), axis_rules(self.rules):
+                return compiled(*args)
+
+        return call
 
     def place(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
         """Puts this process's rows of a batch on the devices.
@@ -90,23 +101,6 @@ class Runtime:
     def batch_multiple(self) -> int:
         """What the number of rows of a batch must be a multiple of."""
         return 1 if self.mesh is None else self.mesh.shape["data"] * self.mesh.shape["fsdp"]
-
-
-# More than one process uses; those of models that are gone go.
-@functools.lru_cache(maxsize=256)
-def _program(
-    runtime: Runtime, function: Callable[..., Any], static: tuple[Any, ...], donate: tuple[int, ...]
-) -> Callable[..., Any]:
-    if (mesh := runtime.mesh) is None:
-        return KeptProgram(function, static, donate)
-    partial = functools.partial(function, *static)
-    compiled = jax.jit(partial, out_shardings=replicated(mesh), donate_argnums=donate)
-
-    def call(*args: Any) -> Any:
-        with jax.set_mesh(mesh), axis_rules(runtime.rules):
-            return compiled(*args)
-
-    return call
 
 
 def read_back(results: Iterable[Any]) -> Iterator[Any]:
