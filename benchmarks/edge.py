@@ -33,11 +33,7 @@ from m6rec_jax.config_file import CONFIG_FILE
 from m6rec_jax.configuration import macro, parse_config
 from m6rec_jax.engine.model_folder import packed_of, read_vocabulary, restore_model
 from m6rec_jax.engine.programs.packed_archive import write_archive
-from m6rec_jax.engine.programs.packed_file import (
-    float_variables,
-    packed_variables,
-    quantized_variables,
-)
+from m6rec_jax.engine.programs.packed_file import float_variables, quantized_variables
 from m6rec_jax.errors import DataError
 from m6rec_jax.evaluation.checkpoint_evaluation import restored_evaluator
 from m6rec_jax.model.quantization import SCALE
@@ -175,9 +171,9 @@ def run_model(name: str, seed: int, folders: Folders) -> None:
 
     add(name, metrics | _sizes(restored_params(run)), run, seconds)
     if rounded:
-        file, packed = run / "model.m6rec", packed_of(run)
-        write_archive(file, packed)
-        sizes = _sizes(packed_variables(packed)["params"], file.stat().st_size)
+        file = run / "model.m6rec"
+        write_archive(file, packed_of(run))
+        sizes = _sizes(restored_params(file), file.stat().st_size)
         add(f"{name}, int8", rounded | sizes, file, None)
 
 
@@ -225,11 +221,10 @@ def _sizes(params: Mapping[str, Any], size: int | None = None) -> dict[str, floa
     leaves = {n: leaf for n, leaf in flatten(dict(params)).items() if not n.endswith(SCALE)}
     number = sum(leaf.size for leaf in leaves.values())
     nonzero = sum(int((leaf != 0).sum()) for leaf in leaves.values())
-    of_floats = 4 * number
     return {
         "parameters": number,
         "nonzero_parameters": nonzero,
-        "bytes": of_floats if size is None else size,
+        "bytes": 4 * number if size is None else size,
     }
 
 
