@@ -149,7 +149,7 @@ class Recommender:
     @property
     def tasks(self) -> dict[str, str]:
         """Name and kind of every task."""
-        return {name: s.kind for name, s in self.service.model.settings.tasks.items()}
+        return {name: task.kind for name, task in self.service.model.tasks.items()}
 
     def score(self, candidates: Records, **asked: Unpack[Asked]) -> list[ScoredItem]:
         """How likely the user likes, clicks or buys each candidate, in their order."""
@@ -182,12 +182,11 @@ class Recommender:
 
     def explain(self, candidates: Records, **asked: Unpack[Asked]) -> list[GeneratedText]:
         """Why the user may like each candidate, in their order."""
-        tasks = self.service.model.settings.tasks
+        tasks = self.service.model.tasks
         own = [name for name, task in tasks.items() if task.writing == "explanations"]
         if not own and "task" not in asked:
-            raise ConfigError(
-                f"no task of this model writes explanations (it has: {', '.join(tasks)})"
-            )
+            known = ", ".join(tasks)
+            raise ConfigError(f"no task of this model writes explanations (it has: {known})")
         if len(own) == 1:
             asked.setdefault("task", own[0])
         return self.write(candidates, **asked)
@@ -247,14 +246,16 @@ class Recommender:
           rows: see `requests.request`.
           asked: `task` and `job`, see `Service.accept`.
         """
-        checked = [
-            self.service.accept(_plain(row), number=i, **asked) for i, row in enumerate(rows)
-        ]
+        return [result for _, result in self._answered(map(_plain, rows), **asked)]
+
+    def _answered(self, rows: Iterable[Any], **asked: Any) -> list[tuple[Any, Any]]:
+        """Each row's `Accepted` and result, or `RejectedRow` twice."""
+        checked = [self.service.accept(row, number=i, **asked) for i, row in enumerate(rows)]
         accepted = [one for one in checked if isinstance(one, Accepted)]
         _warn({name for one in accepted for name in one.request.ignored}, _NO_COLUMN)
         _warn({item for one in accepted for item in one.request.unknown}, _NO_ITEM)
         results = iter(self.service.answer(accepted))
-        return [next(results) if isinstance(one, Accepted) else one for one in checked]
+        return [(one, next(results) if isinstance(one, Accepted) else one) for one in checked]
 
     def _answer(self, job: str, asked: Asked, **fields: Any) -> tuple[Accepted, Any]:
         """A request and its result."""
@@ -262,12 +263,10 @@ class Recommender:
         given: dict[str, Any] = {"history": (), "time": clock.time(), **asked, **fields}
         task = self.service.task(given.pop("task", None), job)
         row = _request(given, self.service.handler(task, self.service.job(task, job)).data.spec)
-        accepted = self.service.accept(row, task=task, job=job)
-        if isinstance(accepted, RejectedRow):
-            raise accepted
-        _warn(accepted.request.unknown, _NO_ITEM)
-        _warn(accepted.request.ignored, _NO_COLUMN)
-        return accepted, self.service.answer([accepted])[0]
+        ((accepted, result),) = self._answered([row], task=task, job=job)
+        if isinstance(result, RejectedRow):
+            raise result
+        return accepted, result
 
 
 def _check_fields(given: Iterable[str], fields: type[Known]) -> None:
@@ -299,12 +298,8 @@ def _request_names(spec: DatasetSpec) -> dict[str, dict[str, str]]:
     names = {events.user: "", events.part: "", events.value: "value"}
     names |= {events.time: "time", events.item: "item"}
     history = {own: name for own, name in names.items() if own and own not in names.values()}
-    return {
-        "user": {spec.users.id: "id"},
-        "history": history,
-        "candidates": items,
-        "about": items,
-    }
+    user = {spec.users.id: "id"}
+    return {"user": user, "history": history, "candidates": items, "about": items}
 
 
 def _renamed(value: Any, names: Mapping[str, str]) -> Any:

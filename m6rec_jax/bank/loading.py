@@ -85,20 +85,11 @@ class LoadedBank(LoadedModel):
             model.
         """
         read = [self.folder.read(task) if isinstance(task, str) else task for task in tasks]
-        # Requests that have begun go on with the old arrays. The copy never leaves the devices.
-        copies = {
-            name: jax.device_put(leaf, leaf.sharding, may_alias=False)
-            for name, leaf in flatten(self.variables["prompts"]).items()
-        }
-        return self._with(read, copies)
-
-    def _with(self, tasks: Sequence[TaskPrompts], stacked: Stacked) -> LoadedBank:
-        """See `with_tasks`; writes into `stacked`, which is used up."""
         config, settings, manifests = self.model.config, dict(self.tasks), dict(self.manifests)
         common = requirements(config, self.backbone_fingerprint, self.vocabulary.fingerprint)
         taken, num_rows = {task.task_id for task in settings.values()}, config.prompts.num_tasks
         free = [row for row in range(num_rows) if row not in taken]
-        for prompts in tasks:
+        for prompts in read:
             manifest, name = prompts.manifest, prompts.manifest.task
             check_owner(manifest, "the model that was loaded", common)
             check_capacity(manifest.model_config, config, name)
@@ -119,7 +110,12 @@ class LoadedBank(LoadedModel):
             manifests[name] = manifest
             settings[name] = dataclasses.replace(manifest.settings, task_id=free.pop(0))
         write = _row_writer(self.model, self.backbone.runtime.mesh, self.backbone.runtime.rules)
-        for prompts in tasks:
+        # Requests that have begun go on with the old arrays. The copy never leaves the devices.
+        stacked = {
+            name: jax.device_put(leaf, leaf.sharding, may_alias=False)
+            for name, leaf in flatten(self.variables["prompts"]).items()
+        }
+        for prompts in read:
             row = fit_task(prompts.tensors, prompts.manifest.model_config, config)
             stacked = write(stacked, row, np.int32(settings[prompts.manifest.task].task_id))
         sizes = {name: np.zeros(num_rows, np.int32) for name in ("num_prompts", "num_options")}
@@ -246,9 +242,13 @@ def load_bank(
         max(one.target_length or 0 for one in lengths),
     )
     model = M6Rec(config.replace(prompts=room))
+    rows = {
+        name: jnp.zeros(target.shape, jnp.float32, device=target.sharding)
+        for name, target in _targets(model, mesh, rules).items()
+    }
     empty = LoadedBank(
         model=model,
-        variables={},
+        variables={"prompts": nested(rows)},
         vocabulary=vocabulary,
         settings=InferenceSettings(*longest),
         step=checkpoint.step,
@@ -257,11 +257,7 @@ def load_bank(
         folder=folder,
         manifests={},
     )
-    rows = {
-        name: jnp.zeros(target.shape, jnp.float32, device=target.sharding)
-        for name, target in _targets(model, mesh, rules).items()
-    }
-    return empty._with(read, rows)
+    return empty.with_tasks(*read)
 
 
 def load_with_bank(

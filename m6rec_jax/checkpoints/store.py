@@ -59,13 +59,9 @@ class CheckpointStore:
         self._remove_unfinished()
         self._manager = ocp.CheckpointManager(self.folder, options=options)
 
-    def steps(self) -> list[int]:
-        """Finished checkpoints, ascending."""
-        return sorted(self._manager.all_steps())
-
     def latest_step(self) -> int | None:
         """The newest finished checkpoint, or None."""
-        return max(self.steps(), default=None)
+        return self._manager.latest_step()
 
     def save(
         self,

@@ -38,9 +38,9 @@ def test_every_variant_scores_as_without_a_cache(
         plain = Scorer(scorer.model, scorer.variables, shop_vocabulary, without)
         np.testing.assert_allclose(found, plain.score_requests(*asked)[0], atol=1e-4)
         for again in (False, True):
-            before = [pool.computed for pool in cache.counts().values()]
+            before = [pool.computed for pool in (cache.source, cache.candidates)]
             scorer.score_requests(*asked)
-            new = np.array([pool.computed for pool in cache.counts().values()]) - before
+            new = np.subtract([cache.source.computed, cache.candidates.computed], before)
             assert not new.any() if not again else new.all()
             cache.source.clear()
             cache.candidates.clear()

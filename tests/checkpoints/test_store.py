@@ -118,7 +118,7 @@ def test_newest_and_best_are_kept(tmp_path: Path) -> None:
             for step, best in steps.items():
                 store.save(step, make_trees(step), data=STATES, run=RUN, best=best)
             store.wait()
-            assert store.steps() == kept
+            assert list_steps(store.folder) == kept
 
 
 def test_saved_values_are_those_of_the_call(tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ free of tasks, and all tasks then share their segments.
 from __future__ import annotations
 
 import collections
-import dataclasses
 import threading
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -67,23 +66,6 @@ class Segment(NamedTuple):
 Placed = tuple[Segment, np.ndarray]
 
 
-@dataclasses.dataclass
-class PoolCounts:
-    """What a pool did so far.
-
-    Attributes:
-      hits: segments found on the device.
-      store_hits: segments found in the store.
-      computed: segments that nobody had.
-      evicted: segments that made room.
-    """
-
-    hits: int = 0
-    store_hits: int = 0
-    computed: int = 0
-    evicted: int = 0
-
-
 class SegmentPool:
     """Not safe for several threads: callers hold a lock from `slots` until their program started.
 
@@ -99,7 +81,7 @@ class SegmentPool:
       name: 'source' or 'candidate'.
       width: numbers of a state.
       states: `[capacity, width]`. Replaced by every call of `slots`, which donates the one before.
-      counts: see `PoolCounts`.
+      computed: segments so far that were neither on the device nor in the store.
       store: states computed before, and the task of those that depend on one; None: there is none.
 
     Raises:
@@ -132,7 +114,7 @@ class SegmentPool:
         self._own_tokens = frozenset(prompts.special_token_ids)
         num_prompts = prompts.num_prompts if is_source else 0
         self._soft_prompts = -1 - np.arange(num_prompts, dtype=np.int32)
-        self.counts = PoolCounts()
+        self.computed = 0
         self.store: tuple[SegmentStore, TaskSettings] | None = None
         self._dtype, self._runtime = jnp.dtype(dtype), runtime
         # Most segments are short: a short row holds several of them.
@@ -208,7 +190,6 @@ class SegmentPool:
                 f"batch: raise SegmentCache.{self.name}_slots"
             )
         missing = {key: segment for key, segment in wanted.items() if key not in self._placed}
-        self.counts.hits += sum(key not in missing for key in keys)
         for key in wanted:
             if key not in missing:
                 self._placed.move_to_end(key)
@@ -246,8 +227,7 @@ class SegmentPool:
                 computed.append((segment, slots))
             else:
                 stored.append((slots, states))
-        self.counts.store_hits += len(stored)
-        self.counts.computed += len(computed)
+        self.computed += len(computed)
         if stored:
             self._copy(*map(np.concatenate, zip(*stored, strict=True)))
         self._compute(variables, computed)
@@ -260,7 +240,6 @@ class SegmentPool:
             free.append(dropped)
             number += len(dropped)
         self._free = np.concatenate(free)
-        self.counts.evicted += len(free) - 1
 
     def _copy(self, slots: np.ndarray, states: np.ndarray) -> None:
         for start, size in _batches(len(slots), COPY_SIZES):
@@ -375,10 +354,6 @@ class SegmentCache:
     def pools(self) -> dict[str, Array]:
         """What programs gather from, as features: now, until slots are asked for again."""
         return {f"{pool.name}_pool": pool.states for pool in self._pools}
-
-    def counts(self) -> dict[str, PoolCounts]:
-        """By pool, 'source' and 'candidate'."""
-        return {pool.name: pool.counts for pool in self._pools}
 
     def warm_up(self, variables: Variables) -> None:
         """Compiles what computes and copies states."""
