@@ -114,10 +114,9 @@ class Checkpoint:
             be read.
           UnreachableError: its place does not answer.
         """
-        wanted = flatten(target)
+        wanted, where = flatten(target), str(self.folder)
         if item not in self.manifest.tensors:
             self.item_folder(item)  # raises, with the items there are
-        where = str(self.folder)
         check_tensors(self.manifest, item, tensor_specs(wanted), where, model_config)
         if item == PROMPTS and model_config and not same_task_sizes(self.manifest, model_config):
             # What a task does not have would take part in what it computes.
