@@ -72,8 +72,9 @@ class Serving:
             if self.process.poll() is not None:
                 self._reading.join(10)
                 break
-            if self.address and httpx.get(f"{self.address}/readyz").status_code == 200:
-                return
+            with contextlib.suppress(httpx.TransportError):  # it names its address, then listens
+                if self.address and httpx.get(f"{self.address}/readyz").status_code == 200:
+                    return
             time.sleep(0.05)
         self.process.kill()
         raise RuntimeError(f"the server is not ready:\n{''.join(self.lines[-30:])}")
