@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -135,17 +136,15 @@ class ServingData:
         """For each of some items, the titles of those two of a user's items that people have with
         it most often; none where nobody had both. Raises as `counted`.
         """
-        places, co_occurrence = self._places, self.counted[1]
-        shares: dict[str, dict[int, float]] = {}
-        for item in dict.fromkeys(past):
-            if item in places and item in self.items:
-                related = co_occurrence.related([places[item]], out=())
-                shares[item] = dict(zip(related.items.tolist(), related.shares, strict=True))
-        titles = []
-        for place in (places.get(id_, -1) for id_ in ids):
-            best = sorted(shares, key=lambda item: -shares[item].get(place, 0.0))[:2]
-            titles.append([self.items[item].title for item in best if shares[item].get(place)])
-        return titles
+        places = self._places
+        had = [item for item in dict.fromkeys(past) if item in places and item in self.items]
+        of_past, of_ids = [places[item] for item in had], [places.get(id_, -1) for id_ in ids]
+        shares = self.counted[1].shares(of_past, of_ids)
+        best = np.argsort(-shares, axis=0, kind="stable")[:2].T
+        return [
+            [self.items[had[n]].title for n in row if shares[n, column] > 0]
+            for column, row in enumerate(best.tolist())
+        ]
 
     @functools.cached_property
     def _places(self) -> dict[str, int]:

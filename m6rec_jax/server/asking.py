@@ -7,7 +7,7 @@ import contextlib
 import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Header, Request
 from fastapi.responses import StreamingResponse
@@ -18,6 +18,8 @@ from m6rec_jax.jobs.answering import Accepted, Answer
 from m6rec_jax.server.errors import CLIENT_HAS_GONE, ApiError, as_api_error
 from m6rec_jax.server.snapshots import Server
 from m6rec_jax.serving.scheduler import Queued
+
+T = TypeVar("T")
 
 
 def _served(request: Request) -> Server:
@@ -70,34 +72,37 @@ class Asking:
         def put(text: str | None) -> None:
             loop.call_soon_threadsafe(texts.put_nowait, text)
 
-        future = self._scheduler.submit(
-            accepted, on_text=lambda _, text: put(text), deadline=self._deadline
+        future = self._watched(
+            self._scheduler.submit(
+                accepted, on_text=lambda _, text: put(text), deadline=self._deadline
+            )
         )
         future.add_done_callback(lambda _: put(None))
         try:
-            while (text := await self._unless_gone(texts.get())) is not None:
+            while (text := await texts.get()) is not None:
                 yield text, None
-            yield "", future.result()
+            answer: Answer = await _result(future)
+            yield "", answer
         finally:
             future.cancel()
 
     async def _results(self, queued: Iterable[Queued[Any]]) -> list[Any]:
-        futures = list[Queued[Any]]()
-        try:
-            for future in queued:
-                futures.append(future)
-            return [await self._unless_gone(asyncio.wrap_future(one)) for one in futures]
-        finally:
-            for future in futures:
-                future.cancel()
+        return [await _result(one) for one in list(map(self._watched, queued))]
 
-    async def _unless_gone(self, awaited: Any) -> Any:
-        task = asyncio.ensure_future(awaited)
-        await asyncio.wait({task, self.gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            task.cancel()
-            raise ApiError(CLIENT_HAS_GONE, "client_has_gone", "nobody waits for the answer")
-        return task.result()
+    def _watched(self, future: Queued[T]) -> Queued[T]:
+        """Cancelled when the client hangs up, or has its answer."""
+        self.gone.add_done_callback(lambda _: future.cancel())
+        return future
+
+
+async def _result(future: Queued[T]) -> T:
+    try:
+        return await asyncio.wrap_future(future)
+    except asyncio.CancelledError:
+        if future.cancelled():
+            message = "nobody waits for the answer"
+            raise ApiError(CLIENT_HAS_GONE, "client_has_gone", message) from None
+        raise
 
 
 _Milliseconds = Annotated[int, Field(ge=1, le=3_600_000)] | None

@@ -143,7 +143,12 @@ class Scheduler:
             raise ConfigError("Scheduler: max_queue, max_batch and max_running must be at least 1")
         self._max_queue, self._max_batch, self._observe = max_queue, max_batch, observe
         self._numbers = itertools.count()
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        # Apart, so that a request wakes one thread, not all: each takes the interpreter's lock.
+        self._for_batches, self._for_texts, self._for_close = (
+            threading.Condition(self._lock) for _ in range(3)
+        )
+        self._alarm = math.inf  # of `time.monotonic`: when the thread of texts next looks
         self._requests: list[Queued[Any]] = []  # that wait, or whose texts grow
         self._generators = set[ContinuousGenerator]()  # that have texts
         self._running = 0
@@ -214,18 +219,19 @@ class Scheduler:
         Returns:
           Whether all were answered.
         """
-        with self._changed:
+        with self._lock:
             self._closed = True
-            all_done = self._changed.wait_for(lambda: not (self._requests or self._running), grace)
+            is_done = self._for_close.wait_for(lambda: not (self._requests or self._running), grace)
             left, self._requests = self._requests, []
             self._stopped = True
-            self._changed.notify_all()
+            self._for_batches.notify_all()
+            self._for_texts.notify()
         for one in left:
             one.fail(SchedulerClosed())
-        return all_done
+        return is_done
 
     def _put(self, queued: Queued[Any]) -> Queued[Any]:
-        with self._changed:
+        with self._lock:
             if self._closed:
                 raise SchedulerClosed
             if self.depth >= self._max_queue:
@@ -233,7 +239,10 @@ class Scheduler:
             if (waiting := self.depth) >= self._max_queue:
                 raise QueueFull(f"{waiting} requests are waiting; try again later")
             self._requests.append(queued)
-            self._changed.notify_all()
+            if queued.generator is None:
+                self._for_batches.notify()
+            if queued.generator is not None or queued.order[0] < self._alarm:
+                self._for_texts.notify()
         return queued
 
     def _drop_dead(self) -> None:
@@ -241,7 +250,7 @@ class Scheduler:
         for one in [one for one in self._requests if one.is_dead]:
             self._requests.remove(one)
             one.fail(DeadlinePassed("the request was not answered by its deadline"))
-            self._changed.notify_all()
+            self._for_close.notify()
 
     def _run_batches(self) -> None:
         while self._run_batch():  # and holds nothing of a batch while there is none
@@ -249,8 +258,8 @@ class Scheduler:
 
     def _run_batch(self) -> bool:
         """Waits for a batch and answers it; False: none will come."""
-        with self._changed:
-            batch = self._changed.wait_for(lambda: self._stopped or self._next_batch())
+        with self._lock:
+            batch = self._for_batches.wait_for(lambda: self._stopped or self._next_batch())
             if batch is True:
                 return False
             began = time.monotonic()
@@ -258,12 +267,13 @@ class Scheduler:
                 self._requests.remove(one)
                 one.began = began
             self._running += 1
+            self._for_batches.notify()  # there may be another batch
         # A future that runs can no longer be cancelled.
         batch = [one for one in batch if one.set_running_or_notify_cancel()]
         failures = self._answer(batch) if batch else 0
-        with self._changed:
+        with self._lock:
             self._running -= 1
-            self._changed.notify_all()
+            self._for_close.notify()
         if batch:
             waits = [began - one.since for one in batch]
             self._observe(batch[0].job, waits, time.monotonic() - began, failures)
@@ -306,13 +316,13 @@ class Scheduler:
     def _grow_texts(self) -> None:
         """Takes texts further; beside it, ends what waits beyond its deadline."""
         while not self._stopped:
-            with self._changed:
+            with self._lock:
                 self._drop_dead()
                 growing = [one for one in self._requests if one.generator is not None]
                 if not (growing or self._generators or self._stopped):
-                    deadline = min((one.order[0] for one in self._requests), default=math.inf)
-                    left = min(deadline - time.monotonic(), threading.TIMEOUT_MAX)
-                    self._changed.wait(max(left, 0.0))
+                    self._alarm = min((one.order[0] for one in self._requests), default=math.inf)
+                    left = min(self._alarm - time.monotonic(), threading.TIMEOUT_MAX)
+                    self._for_texts.wait(max(left, 0.0))
             self._grow(growing)
 
     def _grow(self, growing: Sequence[Queued[Any]]) -> None:
@@ -350,7 +360,7 @@ class Scheduler:
 
     def _end(self, one: Queued[Any], error: Exception | None = None) -> None:
         """Answers a request whose texts have ended, or gives it up, unless it has ended."""
-        with self._changed:
+        with self._lock:
             if one not in self._requests:
                 return
             try:
@@ -363,7 +373,7 @@ class Scheduler:
                 error = failure
                 one.fail(failure)
             self._requests.remove(one)
-            self._changed.notify_all()
+            self._for_close.notify()
         now = time.monotonic()
         began = min(one.began, now)
         self._observe(one.job, [began - one.since], now - began, error is not None)

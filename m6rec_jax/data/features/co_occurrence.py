@@ -134,6 +134,20 @@ class CoOccurrence:
         """
         return _shares(self.amounts, SMOOTHING, recent, out)
 
+    def shares(self, recent: Indices, others: Indices) -> np.ndarray:
+        """Share of each of some items in the counts of each of others, 0 for an index of -1.
+
+        Args:
+          recent, others: items.
+
+        Returns:
+          float64 `[recent, others]`.
+        """
+        rows, columns = self.amounts[np.asarray(recent, np.int64)], np.asarray(others, np.int64)
+        totals = rows.sum(axis=1) + ONE * SMOOTHING
+        amounts = rows[:, columns].toarray() * (columns >= 0)
+        return np.round(amounts / totals[:, None], 12)
+
     def followers(self, recent: Indices, out: Indices | None = None) -> RelatedItems:
         """As `related`, by what came after the recent ones alone, with half the smoothing."""
         return _shares(self.later, SMOOTHING / 2, recent, out)
