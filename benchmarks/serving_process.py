@@ -42,11 +42,7 @@ class Serving:
         self.process = subprocess.Popen(
             [*COMMAND, *arguments, "--port", "0"],
             cwd=folder,
-            env=os.environ
-            | {
-                "JAX_COMPILATION_CACHE_DIR": str(programs),
-                "PYTHONPATH": str(ROOT),
-            },
+            env=os.environ | {"JAX_COMPILATION_CACHE_DIR": str(programs), "PYTHONPATH": str(ROOT)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -64,19 +64,14 @@ class Asking:
         return (await self._results([call(function, argument, sizes, deadline=self._deadline)]))[0]
 
     async def pieces(self, accepted: Accepted) -> AsyncIterator[tuple[str, Answer | None]]:
-        """The one text of an answer, piece by piece as it is generated; last no text, and the
-        answer.
-        """
+        """The one text of an answer as it is generated; last no text, and the answer."""
         loop, texts = asyncio.get_running_loop(), asyncio.Queue[str | None]()
 
         def put(text: str | None) -> None:
             loop.call_soon_threadsafe(texts.put_nowait, text)
 
-        future = self._watched(
-            self._scheduler.submit(
-                accepted, on_text=lambda _, text: put(text), deadline=self._deadline
-            )
-        )
+        submit, deadline = self._scheduler.submit, self._deadline
+        future = self._watched(submit(accepted, on_text=lambda _, t: put(t), deadline=deadline))
         future.add_done_callback(lambda _: put(None))
         try:
             while (text := await texts.get()) is not None:

@@ -215,13 +215,8 @@ def answer_file(
 
         def parts(first: int) -> Iterator[Part]:
             chunks, sent = itertools.tee(file.chunks(first, chunk_size, end))
-            with progress_bar(
-                total=end - start,
-                initial=first - start,
-                unit=" rows",
-                desc="requests",
-                disable=not progress,
-            ) as bar:
+            rows = {"total": end - start, "initial": first - start, "unit": " rows"}
+            with progress_bar(**rows, desc="requests", disable=not progress) as bar:
                 for chunk, (kept, columns, rejected, totals) in zip(
                     sent, workers.map(answer, chunks), strict=True
                 ):

@@ -45,8 +45,7 @@ def build_segments(
     """
     if in_bucket(output):
         raise ConfigError(
-            f"{output}: a store of segments lies on a local disk, also where it is served: name a "
-            "local folder"
+            f"{output}: a store of segments lies on a local disk; name a folder there"
         )
     if dtype not in STORED_TYPES:
         raise ConfigError(f"dtype = {dtype!r} is not one of {', '.join(STORED_TYPES)}")
@@ -59,10 +58,7 @@ def build_segments(
         )
     data = open_serving_data(model, task, prepared, items, with_statistics=False)
     if not data.items:
-        raise DataError(
-            f"the catalogue of {data.spec.name!r} is empty: name prepared data with "
-            "--gin.PREPARED=FOLDER, or items with --gin.ITEMS=FILE"
-        )
+        raise DataError("the catalogue is empty; name another one with --gin.PREPARED=FOLDER")
     used = set(data.template.candidate_template.fields) & set(data.statistics_names())
     if used:
         raise ConfigError(

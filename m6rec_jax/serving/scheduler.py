@@ -145,9 +145,8 @@ class Scheduler:
         self._numbers = itertools.count()
         self._lock = threading.RLock()
         # Apart, so that a request wakes one thread, not all: each takes the interpreter's lock.
-        self._for_batches, self._for_texts, self._for_close = (
-            threading.Condition(self._lock) for _ in range(3)
-        )
+        conditions = (threading.Condition(self._lock) for _ in range(3))
+        self._for_batches, self._for_texts, self._for_close = conditions
         self._alarm = math.inf  # of `time.monotonic`: when the thread of texts next looks
         self._requests: list[Queued[Any]] = []  # that wait, or whose texts grow
         self._generators = set[ContinuousGenerator]()  # that have texts

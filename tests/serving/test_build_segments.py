@@ -94,7 +94,7 @@ def test_clear_errors(folder: Path, served: Path, tmp_path: Path) -> None:
         build_segments(tmp_path / "store", folder / "run", dtype="float8")
     with pytest.raises(ConfigError, match=r"gs://bucket/store: a store of segments lies on a loc"):
         build_segments("gs://bucket/store", tmp_path / "no model is loaded")
-    with pytest.raises(DataError, match="catalogue of 'films' is empty"):
+    with pytest.raises(DataError, match="the catalogue is empty"):
         build_segments(tmp_path / "store", folder / "run", prepared="", progress=False)
     with pytest.raises(CheckpointError, match="has no manifest"):
         Service.open(folder / "run", options=ServiceOptions(segments=str(tmp_path)))

@@ -135,18 +135,10 @@ class CoOccurrence:
         return _shares(self.amounts, SMOOTHING, recent, out)
 
     def shares(self, recent: Indices, others: Indices) -> np.ndarray:
-        """Share of each of some items in the counts of each of others, 0 for an index of -1.
-
-        Args:
-          recent, others: items.
-
-        Returns:
-          float64 `[recent, others]`.
-        """
+        """Shares of other items in the counts of recent ones `[recent, others]`; 0 for item -1."""
         rows, columns = self.amounts[np.asarray(recent, np.int64)], np.asarray(others, np.int64)
-        totals = rows.sum(axis=1) + ONE * SMOOTHING
         amounts = rows[:, columns].toarray() * (columns >= 0)
-        return np.round(amounts / totals[:, None], 12)
+        return np.round(amounts / (rows.sum(axis=1) + ONE * SMOOTHING)[:, None], 12)
 
     def followers(self, recent: Indices, out: Indices | None = None) -> RelatedItems:
         """As `related`, by what came after the recent ones alone, with half the smoothing."""
@@ -184,14 +176,8 @@ def load_pairs(path: Path) -> sparse.csr_array:
 def _shares(
     amounts: sparse.csr_array, smoothing: float, recent: Indices, out: Indices | None
 ) -> RelatedItems:
-    last = [int(item) for item in recent[-RECENT:]]
-    weights = sum(1.0 / position for position in range(1, len(last) + 1))
-    others, terms = [np.zeros(0, np.int64)], [np.zeros(0)]
-    for position, item in enumerate(reversed(last), 1):
-        row = slice(amounts.indptr[item], amounts.indptr[item + 1])
-        of_item = amounts.data[row]
-        total = int(of_item.sum()) + ONE * smoothing
-        others.append(amounts.indices[row])
-        terms.append(of_item * (1.0 / (position * weights * total)))
-    out = recent if out is None else out
-    return RelatedItems.summed(np.concatenate(others), np.concatenate(terms), out, amounts.shape[0])
+    rows = amounts[np.asarray(recent[-RECENT:], np.int64)[::-1]]
+    positions = np.arange(1, rows.shape[0] + 1)
+    totals = positions * (1.0 / positions).sum() * (rows.sum(axis=1) + ONE * smoothing)
+    terms, out = rows.data / np.repeat(totals, np.diff(rows.indptr)), recent if out is None else out
+    return RelatedItems.summed(rows.indices, terms, out, amounts.shape[0])
