@@ -46,7 +46,7 @@ QUESTIONS = ("film-overviews", "film-tones")
 
 def prepare_data() -> None:
     """Fetches and prepares everything and trains the vocabulary; what is there stays."""
-    for name in ("sentence-encoder", "movielens-100k", "book-crossing", *TEXTS):
+    for name in ("movielens-100k", "book-crossing", *TEXTS):
         m6rec("data", "fetch", name)
     m6rec("data", "sample", "book-crossing", *BOOKS_PREPARE)
     for name, settings in TABLES.items():

@@ -19,22 +19,17 @@ from m6rec_jax.text.token_vectors import (
 from m6rec_jax.training.data_state import next_batch
 from m6rec_jax.training.initialization import Variables
 from m6rec_jax.training.options import TrainingData
-from m6rec_jax.training.sentence_encoder import encoder_folder, encoder_vectors
 from m6rec_jax.training.task_data import text_vocabulary, training_batches
 
 
-@gin.configurable(allowlist=["rows", "encoder", "encoder_share", "sentences"])
+@gin.configurable(allowlist=["rows"])
 def with_initial_embeddings(
     variables: Variables,
     config: ModelConfig,
     choice: str,
     data: TrainingData,
     seed: int,
-    *,
     rows: int = 20_000,
-    encoder: str = "sentence-encoder",
-    encoder_share: float = 0.8,
-    sentences: int = 20_000,
 ) -> Variables:
     """Starts token embeddings as `Start.embeddings` says.
 
@@ -42,31 +37,20 @@ def with_initial_embeddings(
       variables: of the new run, with random embeddings.
       config: of the model.
       choice: 'random'; 'neighbours': what tokens are written of, and which stand near each other in
-        the sources of the training data (`text.token_vectors`); 'encoder': that, and what a
-        sentence encoder makes of each token (`training.sentence_encoder`).
+        the sources of the training data (`text.token_vectors`).
       data: what is trained on; it is read from its beginning, on every process alike.
       seed: of all random vectors.
       rows: how many training rows are read.
-      encoder: its folder, or the name of a fetched one.
-      encoder_share: of the vectors' mean square, for 'encoder'; the rest is as in 'neighbours'.
-      sentences: blocks of the rows that the encoder reads, at most.
 
     Raises:
-      CheckpointError: no such encoder.
       ConfigError: the task has no vocabulary of this package, or one too large for the model.
     """
     if choice == "random":
         return variables
-    # A missing one is reported before anything is read.
-    folder = encoder_folder(encoder) if choice == "encoder" else None
     vocabulary, width = text_vocabulary(data.mixture_or_task_name), config.embedding_width
     tokens = list(vocabulary.pieces(range(vocabulary.num_pieces)))
-    sources = _sources(data, rows)
-    near = neighbour_vectors(count_neighbours(sources, len(tokens)), width, seed)
-    vectors = _mixed(composed_vectors(tokens, width, seed), near, 0.5)
-    if folder is not None:
-        of_encoder = encoder_vectors(folder, tokens, sources, width, sentences, seed)
-        vectors = _mixed(vectors, of_encoder, encoder_share)
+    near = neighbour_vectors(count_neighbours(_sources(data, rows), len(tokens)), width, seed)
+    vectors = 0.5**0.5 * composed_vectors(tokens, width, seed) + 0.5**0.5 * near
     return with_token_vectors(variables, config, vectors)
 
 
@@ -100,11 +84,6 @@ def with_token_vectors(variables: Variables, config: ModelConfig, vectors: np.nd
     table = jax.jit(put, out_shardings=table.sharding)(table, scaled)
     embedder = {**params["token_embedder"], "embedding": table}
     return {**variables, "params": {**params, "token_embedder": embedder}}
-
-
-def _mixed(vectors: np.ndarray, others: np.ndarray, share: float) -> np.ndarray:
-    """The sum of both, `share` of whose mean square is that of the others."""
-    return np.asarray((1 - share) ** 0.5 * vectors + share**0.5 * others)
 
 
 def _sources(data: TrainingData, rows: int) -> list[Rows]:

@@ -36,7 +36,7 @@ MakeEvaluationBatches = Callable[..., Iterable[Batch]]
 Evaluate = Callable[[M6Rec, Mapping[str, Any], int], Mapping[str, float]]
 # Words of each class, or such words by the name of the seqio task whose classes they are.
 Words = Sequence[str] | Mapping[str, Sequence[str]]
-INITIAL_EMBEDDINGS = ("random", "neighbours", "encoder")
+INITIAL_EMBEDDINGS = ("random", "neighbours")
 # Names of metrics, cut-offs left out, of which less is better; of the others more is.
 _LESS_IS_BETTER = re.compile(
     r"(^|/)\w*loss(/|$)|(^|/)distillation/|(perplexity|error|alignment|uniformity)$"
@@ -83,9 +83,8 @@ class Start:
         head) start from, or such words by the name of the seqio task; see
         `initial_prompts.with_options_of_words`. Empty: they start as soft prompts do. They replace
         a head that 'matching' took over.
-      embeddings: of a new backbone: 'random', 'neighbours' (what the vocabulary's tokens are
-        written of, and what stands near what in the training data), or 'encoder' (that, and what a
-        public sentence encoder makes of each token); see `with_initial_embeddings`.
+      embeddings: of a new backbone: 'random', or 'neighbours' (what the vocabulary's tokens are
+        written of, and what stands near what in the training data); see `with_initial_embeddings`.
     """
 
     checkpoint: str | None = None

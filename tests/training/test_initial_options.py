@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from m6rec_jax.errors import CheckpointError, ConfigError
+from m6rec_jax.errors import ConfigError
 from m6rec_jax.model import M6Rec, ModelConfig, PromptConfig
 from m6rec_jax.sharding import data_parallel, make_mesh
 from m6rec_jax.text.token_vectors import composed_vectors, count_neighbours, neighbour_vectors
@@ -139,9 +139,3 @@ def test_embeddings_start_from_neighbours(monkeypatch: pytest.MonkeyPatch) -> No
     expected = composed_vectors(pieces, 16, 3) + neighbour_vectors(counts, 16, 3)
     table = changed["params"]["token_embedder"]["embedding"]
     np.testing.assert_allclose(table[:8], 0.1 * 0.5**0.5 * expected, rtol=1e-5, atol=1e-7)
-
-
-def test_a_missing_encoder_is_reported_before_the_data_are_read() -> None:
-    data = TrainingData("no_task", {}, 2)
-    with pytest.raises(CheckpointError, match="'nowhere' is no sentence encoder"):
-        with_initial_embeddings({}, CONFIG, "encoder", data, 0, encoder="nowhere")
