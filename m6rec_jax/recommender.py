@@ -195,7 +195,7 @@ class Recommender:
         """What a task of generation writes: about each candidate, or one text about none."""
         accepted, found = self._answer("generation", asked, candidates=candidates)
         about = accepted.request.candidates or [Item("", {})] * len(found.texts)
-        rows = zip(about, *found.columns().values(), strict=True)
+        rows = zip(about, *found.values.values(), strict=True)
         return [GeneratedText(item.id, title_of(item), text, score) for item, text, score in rows]
 
     def chat(

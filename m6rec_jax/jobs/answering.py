@@ -86,9 +86,6 @@ class Answer:
                     "diverged?"
                 )
 
-    def columns(self) -> Mapping[str, Any]:
-        return self.values
-
 
 class Handler(abc.ABC):
     """Answers the requests of one job for one task.

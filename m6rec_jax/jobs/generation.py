@@ -72,6 +72,14 @@ class GenerationPredictions:
     texts: Sequence[GeneratedText]
     language: LanguagePredictions
 
+    def columns(self, name: str) -> Columns:
+        """The texts under a name, and how they came."""
+        return {
+            name: np.array([text.text for text in self.texts], object),
+            "log_probability": np.array([text.log_probability for text in self.texts]),
+            "ended": np.array([text.ended for text in self.texts]),
+        }
+
 
 def true_texts(
     template: WritingTemplate, items: Iterable[Item], vocabulary: Vocabulary
@@ -261,13 +269,12 @@ class GenerationJob(TargetsJob):
 
     def columns(self, data: TaskData, predictions: GenerationPredictions) -> Columns:
         """Prefix, reference, text and source, to be read."""
-        texts = predictions.texts
-        return row_columns(predictions.rows, ("text_id", "user_id", "prefix")) | {
-            "reference": row_columns(predictions.rows, ("target",))["target"],
-            "written": np.array([text.text for text in texts], object),
-            "log_probability": np.array([text.log_probability for text in texts]),
-            "ended": np.array([text.ended for text in texts]),
-            "source": source_column(predictions.rows),
+        rows = predictions.rows
+        return {
+            **row_columns(rows, ("text_id", "user_id", "prefix")),
+            "reference": row_columns(rows, ("target",))["target"],
+            **predictions.columns("written"),
+            "source": source_column(rows),
         }
 
 
@@ -310,11 +317,9 @@ class TextToTextJob(TargetsJob):
 
     def columns(self, data: TaskData, predictions: GenerationPredictions) -> Columns:
         """Texts, to be read, and their log probabilities."""
-        texts = predictions.texts
-        return row_columns(predictions.rows, ("input", "target")) | {
-            "prediction": np.array([text.text for text in texts], object),
-            "log_probability": np.array([text.log_probability for text in texts]),
-            "ended": np.array([text.ended for text in texts]),
+        return {
+            **row_columns(predictions.rows, ("input", "target")),
+            **predictions.columns("prediction"),
             "target_log_probability": -predictions.language.negative_log_likelihood,
         }
 

@@ -28,14 +28,7 @@ from m6rec_jax.engine.index.catalogue_index import NO_ITEM, CatalogueIndex, TopK
 from m6rec_jax.engine.index.reranking import Reranker
 from m6rec_jax.engine.index.retrieval import item_embeddings, user_embeddings
 from m6rec_jax.errors import ConfigError, DataError
-from m6rec_jax.jobs.answering import (
-    Accepted,
-    Answer,
-    CatalogueHandler,
-    Handler,
-    grouped,
-    scored,
-)
+from m6rec_jax.jobs.answering import Accepted, Answer, CatalogueHandler, Handler, grouped, scored
 from m6rec_jax.jobs.job import (
     Array,
     Columns,

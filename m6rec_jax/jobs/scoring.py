@@ -32,12 +32,7 @@ from m6rec_jax.engine.candidates.scoring import (
 )
 from m6rec_jax.engine.task_settings import TaskSettings, dialogue_part
 from m6rec_jax.errors import DataError
-from m6rec_jax.jobs.answering import (
-    Accepted,
-    Answer,
-    Handler,
-    scored,
-)
+from m6rec_jax.jobs.answering import Accepted, Answer, Handler, scored
 from m6rec_jax.jobs.classification import ClassesJob
 from m6rec_jax.jobs.job import (
     Array,

@@ -17,12 +17,7 @@ from m6rec_jax.engine.decoding.title_trie import TitleTrie
 from m6rec_jax.engine.index.catalogue_index import NO_ITEM
 from m6rec_jax.engine.task_settings import TaskSettings
 from m6rec_jax.errors import ConfigError, DataError
-from m6rec_jax.jobs.answering import (
-    Accepted,
-    Answer,
-    CatalogueHandler,
-    ScoredItem,
-)
+from m6rec_jax.jobs.answering import Accepted, Answer, CatalogueHandler, ScoredItem
 from m6rec_jax.jobs.dialogue_items import (
     RecommendationJob,
     RecommendationPredictions,

@@ -265,5 +265,5 @@ def _answered(
             totals[f"rejected {answer.kind}"] += 1
             rejected.append(row.rejected(answer))
     totals["answered"] = len(accepted)
-    rows = [result.columns() for result in service.answer(accepted)]
+    rows = [result.values for result in service.answer(accepted)]
     return kept, {name: [row[name] for row in rows] for name in names}, rejected, totals

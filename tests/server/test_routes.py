@@ -86,7 +86,7 @@ def test_likelihood_is_asked_of_a_model_without_scorers(
     snapshot = Snapshot(service, 1, ["likelihood"])
     traced = num_traced()
     (found,) = service.answer([snapshot.accept(request(3), "letters", "likelihood")])
-    assert len(found.columns()["probabilities"]) == len(request(3)["candidates"])
+    assert len(found.values["probabilities"]) == len(request(3)["candidates"])
     assert num_traced() == traced
 
 
@@ -151,11 +151,11 @@ def test_writes(client: TestClient, service: Service) -> None:
     expected = answer(service, request(3), "titles")
     for path in ("/v1/write", "/v1/explain"):
         found = post(client, path, request(3) | {"task": "titles"})
-        assert [text["text"] for text in found["texts"]] == expected.columns()["texts"]
+        assert [text["text"] for text in found["texts"]] == expected.values["texts"]
         assert [text["id"] for text in found["texts"]] == ["f10", "f4", "f3"]
     one = post(client, "/v1/write", request(3) | {"task": "contents"})
     expected = answer(service, request(3), "contents")
-    assert [text["text"] for text in one["texts"]] == expected.columns()["texts"]
+    assert [text["text"] for text in one["texts"]] == expected.values["texts"]
 
 
 def test_a_completion_of_a_request_says_what_an_explanation_says(client: TestClient) -> None:

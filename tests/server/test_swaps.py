@@ -77,7 +77,7 @@ def replace(folder: Path, run: str, task: str) -> None:
 def probabilities(service: Service, task: str) -> np.ndarray:
     accepted: Any = service.accept(request(3), task=task)
     (found,) = service.answer([accepted])
-    values: np.ndarray = found.columns()["probabilities"]
+    values: np.ndarray = found.values["probabilities"]
     return values
 
 

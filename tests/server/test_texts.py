@@ -135,8 +135,8 @@ def test_a_score_does_not_wait_for_a_text(
     answered: Any = text.result(WAIT)
     assert "".join(pieces) == answered.texts[0].text
     (expected,) = service.answer([score])
-    probabilities = found.columns()["probabilities"]
-    assert probabilities == pytest.approx(expected.columns()["probabilities"], abs=2e-6)
+    probabilities = found.values["probabilities"]
+    assert probabilities == pytest.approx(expected.values["probabilities"], abs=2e-6)
 
 
 def test_many_texts_leave_slots_to_others(
@@ -152,7 +152,7 @@ def test_many_texts_leave_slots_to_others(
     one.result(WAIT)
     assert not many.done()
     found: Any = many.result(WAIT)
-    texts = found.columns()["texts"]
+    texts = found.values["texts"]
     assert len(texts) == 40
     assert texts[:12] == texts[12:24]
 

@@ -50,7 +50,7 @@ def test_a_served_model_reads_what_was_computed_ahead(
         service = Service.open(folder / "run", options=options)
         accepted = service.accept(request(1), task="ctr")
         assert isinstance(accepted, Accepted)
-        return service.answer([accepted])[0].columns()["probabilities"], service
+        return service.answer([accepted])[0].values["probabilities"], service
 
     without, _ = answered(None)
     scores, service = answered(str(folder / "store"))

@@ -61,7 +61,7 @@ def accept(service: Service, number: int, task: str, **asked: Any) -> Accepted:
 
 def numbers(result: Any) -> list[Any]:
     """All columns of a result, texts and numbers."""
-    return [np.asarray(values).tolist() for values in result.columns().values()]
+    return [np.asarray(values).tolist() for values in result.values.values()]
 
 
 def assert_same(found: Any, expected: Any) -> None:
