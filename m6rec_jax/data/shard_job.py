@@ -37,13 +37,8 @@ from m6rec_jax.text.templates import DatasetTemplate
 
 @dataclasses.dataclass(frozen=True)
 class Past:
-    """What an update goes on from.
-
-    Attributes:
-      split: name of the split that it adds.
-      num_items: items that were there before.
-      num_events: events that were counted before, the first ones of the timeline.
-      prepared: folder with their statistics and co-occurrence.
+    """What an update goes on from: the split that it adds; how many items were there before; how
+    many events, the first ones of the timeline, were counted; the folder with their statistics.
     """
 
     split: str

@@ -94,17 +94,14 @@ class Report:
 
 
 def check_dataset(directory: str | Path, clean: str | Path | None = None) -> Report:
-    """Checks schema, ids, references, times, values and encodings of a data set folder.
+    """Checks schema, ids, references, times, values, encodings and what the template needs of rows.
 
-    So that all of it can be rendered, rows are checked for what the template needs, too.
-
-    Args:
-      directory: the folder.
-      clean: a new folder, to which `write_clean` writes the rows without errors, and the others.
+    `clean` is a new folder, to which `write_clean` writes. Problems of the data set are reported,
+    never raised.
 
     Raises:
       DataError: the clean folder lies in the data set, or cannot be written.
-      CheckpointError: it exists, or cannot be written. Problems of the data set are never raised.
+      CheckpointError: it exists, or cannot be written.
     """
     directory = Path(directory)
     report = Report(directory, clean=None if clean is None else Path(clean))
@@ -218,16 +215,9 @@ def write_clean(tables: Tables, spec: DatasetSpec, folder: Path, **changed: Any)
     """Writes the rows without errors as a data set folder, and the others to a file in it.
 
     Of rejected rows `REJECTED` has the declared columns as text; before them stand
-    `rejected_table`, `_file`, `_row`, `_reason` and, for a line that has no columns, `_line`.
-
-    Args:
-      tables: in which problems were found.
-      spec: becomes `dataset.json`.
-      folder: exists and is empty.
-      changed: fields of `spec` that are another one in `dataset.json`.
-
-    Raises:
-      DataError: the files cannot be written.
+    `rejected_table`, `_file`, `_row`, `_reason` and, for a line that has no columns, `_line`. The
+    folder exists and is empty; its `dataset.json` is `spec` with what is `changed`. Raises
+    DataError where files cannot be written.
     """
     tables.rows(
         """CREATE TABLE reasons AS SELECT source AS rejected_table, name AS rejected_file,

@@ -26,15 +26,10 @@ _MOST_YEARS_APART = 1
 
 
 class JoinedAttributes:
-    """What a data set knows of items.
+    """What a data set, whose items have `title` and `year`, knows of items.
 
-    Args:
-      folder: of the data set; its items have the columns `title` and `year`.
-      columns: that are wanted; those that it lacks are left out.
-
-    Attributes:
-      files: that are read.
-      types: column to its type.
+    Of `columns` those that it lacks are left out. `files` are those that are read, `types` the type
+    of each column.
     """
 
     def __init__(self, folder: Path, columns: Collection[str]) -> None:

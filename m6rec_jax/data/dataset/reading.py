@@ -64,10 +64,8 @@ class Dataset:
 
     @classmethod
     def open(cls, directory: str | Path) -> Dataset:
-        """Opens a folder and checks that its files exist and have the declared columns.
-
-        Raises:
-          DataError: `dataset.json`, a file or a column is missing or wrong.
+        """Opens a folder; raises DataError where `dataset.json`, a file or a declared column is
+        missing or wrong.
         """
         directory = Path(directory)
         spec = DatasetSpec.load(directory)
@@ -83,10 +81,8 @@ class Dataset:
 
     @cached_property
     def users(self) -> pa.Table:
-        """The users table `[users]`: id (string) and declared columns, in the order of the files.
-
-        Raises:
-          DataError: there are none, or one of them is wrong.
+        """The users `[users]`: id (string) and declared columns, in the order of the files; raises
+        DataError where there are none, or one is wrong.
         """
         return _read_table(self.user_files, "users", self.spec.users)
 
@@ -106,10 +102,8 @@ class Dataset:
         return [Item(*row) for row in _records(self.items, self.spec.items)]
 
     def iter_events(self, batch_size: int = _BATCH_ROWS) -> Iterator[pa.RecordBatch]:
-        """Streams the events in the order of the file, so many at a time, as `EVENT_SCHEMA`.
-
-        Raises:
-          DataError: there are none, or one of them is wrong.
+        """Streams the events in the order of the file, so many at a time, as `EVENT_SCHEMA`; raises
+        DataError where there are none, or one is wrong.
         """
         spec = self.spec.events
         with Tables(self.directory) as tables:
@@ -198,10 +192,8 @@ def _read_table(paths: Sequence[Path], table: str, spec: TableSpec) -> pa.Table:
 def read_rows(
     paths: Sequence[Path], kinds: Mapping[str, str]
 ) -> Iterator[tuple[Path, int, list[Any]]]:
-    """Streams rows of a table of other columns: file, number, and values.
-
-    Raises:
-      DataError: a column is missing, there are no rows, or one of them is wrong.
+    """Streams rows of a table of other columns: file, number, and values. Raises DataError where a
+    column is missing, there are no rows, or one is wrong.
     """
     declared = [Column(f"c{place}", *kind) for place, kind in enumerate(kinds.items())]
     with Tables(paths[0].parent) as tables:
@@ -214,10 +206,8 @@ def read_rows(
 
 
 def read_items(path: str | Path, spec: DatasetSpec) -> list[Item]:
-    """Items of a file that is no part of a data set folder but has its columns: a newer catalogue.
-
-    Raises:
-      DataError: no such file, another format, or rows that an items table must not have.
+    """Items of a file that has the columns of a data set but is no part of it: a newer catalogue.
+    Raises DataError where there is no such file, or rows are wrong.
     """
     path = Path(path)
     table = _read_table(files.table_files(path.parent, "items", path.name), "items", spec.items)
@@ -232,9 +222,8 @@ def _records(table: pa.Table, spec: TableSpec) -> Iterator[tuple[str, dict[str, 
 
 
 def write_dataset(folder: Path, spec: DatasetSpec, users: Rows, items: Rows, events: Rows) -> None:
-    """Writes `dataset.json` and the three Parquet files that it names into a folder.
-
-    Rows are dictionaries, or lists of values by column.
+    """Writes `dataset.json` and the three Parquet files that it names; rows are dictionaries, or
+    lists of values by column.
     """
     for table, rows in zip(TABLES, (users, items, events), strict=True):
         described = getattr(spec, table)

@@ -58,12 +58,9 @@ def protocol_for(share: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class TableSpec:
-    """A table with one row per user or item.
-
-    Attributes:
-      id: the column that identifies the row.
-      columns: attribute column -> type, one of `COLUMN_TYPES`; other columns are ignored.
-      file: name or pattern inside the folder; None: `<table>.parquet` or `<table>.csv`.
+    """A table with one row per user or item: the column that identifies it; attribute column ->
+    type of `COLUMN_TYPES` (other columns are ignored); a file name or pattern, None:
+    `<table>.parquet` or `.csv`.
     """
 
     id: Text
@@ -243,10 +240,8 @@ class DatasetSpec:
 
 
 def load_json(path: Path) -> Any:
-    """Reads the JSON file that describes a folder.
-
-    Raises:
-      DataError: the folder or the file is missing, or the file is not JSON in UTF-8.
+    """Reads the JSON file that describes a folder; raises DataError where it is missing, or is no
+    JSON in UTF-8.
     """
     if not path.is_file():
         raise DataError(f"{path} does not exist: a data set is a folder with {path.name}")
@@ -262,12 +257,10 @@ _Spec = TypeVar("_Spec")
 
 
 def parsed(raw: Any, kind: type[_Spec], source: str) -> _Spec:
-    """The object of a JSON file as a dataclass.
+    """The object of a JSON file as a dataclass, whose fields may be dataclasses.
 
-    Fields of the dataclass `kind` may be dataclasses; `source` is the file, for messages.
-
-    Raises:
-      DataError: an unknown or missing key, or a value that does not fit.
+    Raises DataError, which names the file `source`, for an unknown or missing key, or a value that
+    does not fit.
     """
     _check_keys(raw, kind, source, "")
     try:

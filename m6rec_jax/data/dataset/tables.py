@@ -65,12 +65,8 @@ def text_rows(path: Path, options: str) -> str:
 
 
 class Source(NamedTuple):
-    """A file as SQL has it.
-
-    Attributes:
-      sql: a relation.
-      types: name of a column -> type, as DuckDB names it.
-      number: what rows are called by inside the file, from 0.
+    """A file as SQL has it: a relation, the type of each column as DuckDB names it, and what rows
+    are called by inside the file, from 0.
     """
 
     sql: str
@@ -89,13 +85,8 @@ def columns_of(spec: TableSpec | EventsSpec) -> list[Column]:
 class Tables:
     """A database for the tables of a folder. A context manager: the database goes when it ends.
 
-    Args:
-      directory: to which the names of files are relative.
-
-    Attributes:
-      files: that were read, in the order of their indices.
-      columns: declared ones of each table.
-      num_rows: rows of each table, with those that could not be read.
+    Names of `files`, in the order of their indices, are relative to `directory`. By table,
+    `columns` are the declared ones, `num_rows` counts all rows, with those that could not be read.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -191,10 +182,8 @@ class Tables:
             self._add_rejected_lines(table, file, first)
 
     def copied(self, query: str, path: Path) -> int:
-        """Runs a query that copies rows of a file, and returns how many.
-
-        Raises:
-          DataError: the file is damaged.
+        """Runs a query that copies rows of a file, and returns how many; raises DataError for a
+        damaged one.
         """
         try:
             ((count,),) = self.rows(query)
@@ -213,12 +202,8 @@ class Tables:
     def source(self, path: Path, names: Sequence[str]) -> Source:
         """A Parquet file, a CSV file, or else a text with tabs between fields and no quotes.
 
-        Args:
-          path: of the file.
-          names: what its columns are called here, in their order in a text file.
-
-        Raises:
-          DataError: it is damaged.
+        `names` are what its columns are called here, in their order in a text file. Raises
+        DataError where it is damaged.
         """
         if path.suffix.lower() != ".parquet":
             columns = ", ".join(f"{literal(name)}: 'VARCHAR'" for name in names)

@@ -93,14 +93,10 @@ class CoOccurrence:
         before: CoOccurrence | None = None,
         context: int = 0,
     ) -> CoOccurrence:
-        """Counts all events, given in the order of time.
+        """Counts all events, given in the order of time: their users and items `[events]`.
 
-        Args:
-          users, items: of the events `[events]`.
-          num_items: of the items table.
-          before: what was counted before, perhaps of the first items alone.
-          context: so many of the events are part of that already: later ones come after them. Of
-            each user the last `WINDOW` are needed.
+        The first `context` events are part of what was counted `before`, perhaps of the first items
+        alone: later ones come after them. Of each user the last `WINDOW` of them are needed.
         """
         items, shape = items.astype(np.int64), (num_items, num_items)
         later = sparse.csr_array(shape, dtype=np.int64)
@@ -126,11 +122,9 @@ class CoOccurrence:
         return CoOccurrence(later)
 
     def related(self, recent: Indices, out: Indices | None = None) -> RelatedItems:
-        """Items that occur with the recent ones; equal shares in the order of the items table.
-
-        Args:
-          recent: a user's items, oldest first; the last `RECENT` of them count.
-          out: items to leave out; None: the recent ones.
+        """Items that occur with the last `RECENT` of a user's items, which are oldest first,
+        without the items `out` (None: the recent ones). Equal shares are in the order of the items
+        table.
         """
         return _shares(self.amounts, SMOOTHING, recent, out)
 

@@ -34,11 +34,8 @@ _BLOCK = 256
 
 
 class Ease:
-    """Weights of items on items.
-
-    Args:
-      weights: float32 `[items, items]`, of the first items of the items table: a user's items are
-        rows, what they speak for is columns.
+    """Weights float32 `[items, items]`, of the first items of the items table: a user's items are
+    rows, what they speak for is columns.
     """
 
     def __init__(self, weights: sparse.csr_array) -> None:

@@ -58,11 +58,8 @@ if TYPE_CHECKING:
 
 
 class Wording(NamedTuple):
-    """What is said of numbers.
-
-    Attributes:
-      text: of a number and the spread of values beside it.
-      alike: of numbers and spreads `[n]` each, what their texts depend on: each text is made once.
+    """What is said of numbers: the text of a number and the spread of values beside it; and of
+    numbers and spreads `[n]` what their texts depend on, so that each text is made once.
     """
 
     text: Callable[[float, float], Value]
@@ -104,12 +101,8 @@ DIFFERENCE = Wording(functools.partial(verbalize.rounded, signed=True), _steps)
 
 
 class ValuesMet(NamedTuple):
-    """Values of candidates and how often their users met them. All `[values]`.
-
-    Attributes:
-      candidate: whose value each is.
-      name: of the value.
-      events, positive: of the candidate's user, with items of this value; 0 where it never met it.
+    """Values of candidates `[values]`: whose each is, its name, and how many events, and positive
+    ones, the candidate's user had with items of this value.
     """
 
     candidate: np.ndarray
@@ -174,14 +167,11 @@ class Features:
         items: np.ndarray,
         pairs: np.ndarray | tuple[np.ndarray, np.ndarray] | None,
     ) -> dict[str, Source]:
-        """Features for each candidate.
+        """Those of the features `names`, for each candidate.
 
-        Args:
-          names: which.
-          owners: the user of each candidate, ascending `[candidates]`.
-          items: the candidates, as `everybody` numbers them.
-          pairs: what `neighbours.features` says of them, NaN where nothing is known; None where the
-            names ask for none of it.
+        `owners` are the users of candidates, ascending, `items` the candidates as `everybody`
+        numbers them, `[candidates]` each; `pairs` what `neighbours.features` says of them, NaN
+        where nothing is known, None where the names ask for none of it.
         """
         sources = {
             name: Source(source.codes[owners], source.values, name)

@@ -17,11 +17,8 @@ from m6rec_jax.text.records import Item
 
 
 class Population(NamedTuple):
-    """Numbers of all items that were known at a moment.
-
-    Attributes:
-      values: the distinct ones, ascending.
-      not_higher: how many items have each or a lower one.
+    """Numbers of all items known at a moment: the distinct ones, ascending, and how many items have
+    each or a lower one.
     """
 
     values: np.ndarray

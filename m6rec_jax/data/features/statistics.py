@@ -213,10 +213,8 @@ class Statistics:
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Reads what `save` wrote.
-
-        Raises:
-          DataError: it is missing, damaged or of another format.
+        """Reads what `save` wrote; raises DataError where it is missing, damaged or of another
+        format.
         """
         path = Path(path)
         try:
@@ -283,14 +281,9 @@ class Statistics:
 
 
 class KnownUser(UserEvents):
-    """One user's events: those that statistics hold, and later ones: see `Statistics.user`.
+    """One user's events: those `stored` in statistics, and `later` ones: see `Statistics.user`.
 
     Items that the statistics do not know have numbers beyond those that they know.
-
-    Args:
-      statistics: see there.
-      stored: where its events are among theirs.
-      later: the others.
     """
 
     def __init__(

@@ -198,11 +198,8 @@ def next_refresh(count: int) -> int:
 
 
 def running_sums(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """Sums of `values` `[n]` up to each, itself included, within segments.
-
-    Args:
-      values: of all segments, one after the other.
-      starts: first of each segment, and `n` `[segments + 1]`.
+    """Sums of `values` `[n]` up to each, itself included, within segments that begin at `starts`,
+    the last of which is `n` `[segments + 1]`.
     """
     sums = np.empty(len(values))
     for start, end in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True):

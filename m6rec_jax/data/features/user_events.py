@@ -82,12 +82,8 @@ class Ranges:
 
 
 class ItemValues(NamedTuple):
-    """The values of one column of all items, numbered.
-
-    Attributes:
-      names: of the numbers.
-      offsets: of each item's values in `numbers` `[items + 1]`.
-      numbers: distinct within an item.
+    """The values of one column of all items, numbered: names of the numbers; of each item's values
+    in `numbers` the `offsets` `[items + 1]`; the numbers, distinct within an item.
     """
 
     names: Sequence[str]
@@ -168,12 +164,8 @@ class UserEvents:
     def values_met(
         self, values: ItemValues, known: Ranges, numbers: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Events with items that have values, and positive ones among them. All `[n]`.
-
-        Args:
-          values: of one column.
-          known: of the past, what is known of the users.
-          numbers: of the values.
+        """Events with items that have the values `numbers` of one column, and positive ones among
+        them, in what is `known` of users. All `[n]`.
         """
         ranges = values.ranges(self.item[self.past])
         events = ranges.owners

@@ -34,12 +34,8 @@ _ROWS_AT_ONCE = 65_536
 
 
 class ValueFactors(NamedTuple):
-    """Factors of all items, as of one fit.
-
-    Attributes:
-      mean: of the values of the fit.
-      item_bias: `[items]`, of the items known then, none before the first fit.
-      item_factors: `[items, rank]`.
+    """Factors of all items, as of one fit: mean of its values, biases `[items]` of the items known
+    then (none before the first fit), factors `[items, rank]`.
     """
 
     mean: float

@@ -45,13 +45,10 @@ class WindowEntries(MappedArrays):
         item_number: np.ndarray,
         window: int,
     ) -> Self:
-        """Makes the arrays.
+        """Makes the arrays of `places` of `ShardEvents.entries` of all shards.
 
-        Args:
-          places: of `ShardEvents.entries`, of all shards.
-          timeline: of all users.
-          item_number: number of each item, in the order in which items came first `[items]`.
-          window: how many of a user's last distinct items are remembered.
+        `item_number` numbers items as they came first `[items]`; of a user's distinct items the
+        last `window` are remembered.
         """
         place = np.concatenate(places)
         low = np.flatnonzero(np.append(True, np.diff(timeline.user[place]) != 0))

@@ -197,10 +197,8 @@ def _record_splits(corpus: Corpus, by_group: Split) -> list[str]:
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Lines that are not blank, with their numbers from 1.
-
-    Raises:
-      DataError: the file cannot be read, or is not UTF-8.
+    """Lines that are not blank, with their numbers from 1; raises DataError for a file that is no
+    UTF-8.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="\n") as file:

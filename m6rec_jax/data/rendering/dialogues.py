@@ -97,10 +97,8 @@ def merged_turns(messages: Iterable[Turn]) -> list[Turn]:
 
 
 def read_inspired(path: Path) -> Iterator[Dialogue]:
-    """The dialogues of an INSPIRED file, in its order; an item's id is its title.
-
-    Raises:
-      DataError: the file cannot be read, lacks a column, or a row is broken; names the row.
+    """The dialogues of an INSPIRED file, in its order; an item's id is its title. Raises DataError,
+    with the row, where the file or a row is broken.
     """
     lines = ((number, line.split("\t")) for number, line in numbered_lines(path))
     _, header = next(lines, (0, []))
@@ -140,9 +138,7 @@ class _Redial(msgspec.Struct):
 
 def read_redial(path: Path) -> Iterator[Dialogue]:
     """The dialogues of a ReDial file, in its order; films are named by their titles in the text.
-
-    Raises:
-      DataError: the file cannot be read, or a line is broken; names the line.
+    Raises DataError, with the line, where the file or a line is broken.
     """
     for raw in json_lines(path, _Redial):
         titles = {key: repaired(title or "") for key, title in dict(raw.movieMentions).items()}

@@ -78,11 +78,8 @@ def check_texts(dataset: Dataset, template: DatasetTemplate) -> None:
 
 @dataclass(frozen=True)
 class TemplateNeeds:
-    """Values without which some row could not be rendered.
-
-    Attributes:
-      users, items: column -> name of the template that needs it.
-      template: for `outcome`; None for a data set that has no template.
+    """Values without which some row could not be rendered: of users and items, column -> name of
+    the template that needs it. `template` is for `outcome`; None for a data set that has none.
     """
 
     users: Mapping[str, str]

@@ -132,11 +132,9 @@ class TextCorpus(Corpus):
 
     @property
     def records(self) -> Iterator[Record]:
-        """Streams the texts in the order of the files.
-
-        Raises:
-          DataError: a null or repeated id, a null group, a text without words, a label that is
-            none of the classes, or no texts at all; the message names file and row.
+        """Streams the texts in the order of the files; raises DataError, with file and row, for a
+        null or repeated id, a null group, a text without words, a label that is no class, or no
+        texts at all.
         """
         spec, classes = self.spec.texts, self.spec.classes
         ids: set[str] = set()

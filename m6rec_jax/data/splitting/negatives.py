@@ -84,19 +84,18 @@ class NegativeSampler:
         """Draws `count` items for each positive row of a group; distinct ones, if enough are left.
 
         What the user acted on in the group or at its moment is no negative. A user who had few
-        other items meets them several times.
+        other items meets them several times. All items are indices in the items table.
 
         Args:
           cumulative: running sums of the `weights` of all items `[items]`.
           key: names the draw, such as user and time.
-          positives: items of the group's rows, as indices in the table, as all items.
-          seen: items that the user had before.
-          moment: items that the user acted on at the moment of the group.
+          positives, seen, moment: items of the group's rows, of the user's past, of the group's
+            moment.
           count: items per draw. Of new items fewer where not enough are left; none where the user
             had no other item.
 
         Returns:
-          `[positives][count]` indices in the items table.
+          `[positives][count]`.
         """
         digest = hashlib.blake2b(f"0:{key}".encode("utf-8", "surrogatepass")).digest()
         # As a list of numbers it would be the same seed, and take ten times as long.

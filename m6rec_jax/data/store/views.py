@@ -67,10 +67,7 @@ def check_view(view: str, known: Sequence[str] = tuple(COLUMNS)) -> str:
 
 
 def config_prefix(dataset: str, split: str) -> str:
-    """What the TFDS config names of a split's views have in common.
-
-    Characters of the data set's name that TFDS refuses become underscores.
-    """
+    """What the TFDS config names of a split's views share; what TFDS refuses becomes an underscore."""
     refused = r"[^\w\-.]"
     return f"{re.sub(refused, '_', dataset)}.{split}"
 
