@@ -67,7 +67,7 @@ def check_view(view: str, known: Sequence[str] = tuple(COLUMNS)) -> str:
 
 
 def config_prefix(dataset: str, split: str) -> str:
-    """What the TFDS config names of a split's views share; what TFDS refuses becomes an underscore."""
+    """What a split's TFDS config names share; what TFDS refuses becomes an underscore."""
     refused = r"[^\w\-.]"
     return f"{re.sub(refused, '_', dataset)}.{split}"
 
