@@ -45,12 +45,8 @@ class DialogueState:
         self.reading = Reading()
 
     def hear(self, speaker: str, text: str, named: Sequence[int] | None = None) -> None:
-        """The next turn.
-
-        Args:
-          speaker: `USER` or `SYSTEM`.
-          text: that is said.
-          named: places of the items that it names; None: those that are read in it.
+        """The next turn of a `speaker`, `USER` or `SYSTEM`; `named` are places of the items that it
+        names, None: those that are read in it.
         """
         self.turns.append(f"{speaker}: {text}")
         reading = Reading()

@@ -117,8 +117,8 @@ def obeying(
 ) -> Obeying:
     """The items that obey as many wishes as leave something, the most important ones first.
 
-    `wishes` are the latest first, `excluded` places of items that are not recommended in any case,
-    `seen` of those in the user's history.
+    `wishes` are the latest first; `excluded` items are never recommended, `seen` ones are in the
+    user's history.
     """
     allowed = mask(Unseen(), catalogue, excluded)
     kept: list[Wish] = []

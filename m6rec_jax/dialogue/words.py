@@ -94,10 +94,8 @@ class DialogueWords:
 
 
 def words_of(columns: Collection[str]) -> DialogueWords:
-    """The words of the settings; where these name no attributes, those of a catalogue of films.
-
-    Args:
-      columns: of the catalogue. One that has directors is of films.
+    """The words of the settings; where these name no attributes, those of films for a catalogue
+    with directors.
     """
     words = DialogueWords()
     if words.attributes or "director" not in columns:

@@ -118,10 +118,8 @@ class BatchIterator(Iterator[Batch]):
         return self
 
     def __next__(self) -> Batch:
-        """This process's rows of the next global batch: `{feature: [rows, length]}`.
-
-        Raises:
-          DataError: a row cannot be read or preprocessed.
+        """This process's rows of the next global batch: `{feature: [rows, length]}`; raises
+        DataError where a row cannot be read or preprocessed.
         """
         shards = list(itertools.chain(*self._call_all("next")))
         self.num_batches += 1
@@ -145,11 +143,8 @@ class BatchIterator(Iterator[Batch]):
     def load_state_dict(self, states: Mapping[str, bytes]) -> None:
         """Continues after the batch at which `state_dict` was called, on any number of processes.
 
-        Args:
-          states: at least this process's shards.
-
-        Raises:
-          CheckpointError: the states are damaged or belong to other data or settings.
+        `states` are at least those of this process's shards. Raises CheckpointError where they are
+        damaged or belong to other data or settings.
         """
         if not states:
             raise CheckpointError("the checkpoint holds no data state; was it saved by training?")

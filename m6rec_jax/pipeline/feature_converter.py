@@ -98,10 +98,8 @@ class M6RecFeatureConverter(seqio.FeatureConverter):
 
 
 def first_fit(sizes: Sequence[tuple[int, int]], capacity: tuple[int, int]) -> list[list[int]]:
-    """Assigns items to bins, longest first, each to the first bin with room in both dimensions.
-
-    An item larger than `capacity` gets a bin of its own. Returns per bin its item indices, in
-    increasing order.
+    """Assigns items to bins, longest first, each to the first bin with room in both dimensions; one
+    larger than `capacity` gets its own. Returns per bin its item indices, ascending.
     """
     bins: list[list[int]] = []
     room: list[np.ndarray] = []

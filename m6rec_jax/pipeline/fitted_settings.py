@@ -92,12 +92,8 @@ def vocabulary_rows(dataset: str = gin.REQUIRED, split: str = DEFAULT_SPLIT) -> 
 
 @gin.configurable
 def outcome_words(dataset: str = gin.REQUIRED, split: str = DEFAULT_SPLIT) -> tuple[str, ...]:
-    """Words for negative and positive, where there are some that begin differently.
-
-    Options start from them: they are what pretraining has written after a candidate.
-
-    Raises:
-      DataError: the data are not prepared. ConfigError: there is no vocabulary.
+    """Words for negative and positive, where there are some that begin differently: options start
+    from them. Raises DataError for data that are not prepared, ConfigError without a vocabulary.
     """
     words = locations.prepared(dataset, split).outcome_words() or ()
     vocabulary = locations.load_vocabulary(dataset, split)

@@ -31,9 +31,8 @@ OWN_VOCABULARY_VARIABLE = "M6REC_OWN_VOCABULARY"
 
 @gin.configurable
 def data_dir(path: str | None = None) -> Path:
-    """The folder `m6rec data prepare` wrote to: gin, then `$M6REC_DATA_DIR`, then the cache.
-
-    It may be in a bucket; the path is then one of etils.
+    """The folder `m6rec data prepare` wrote to, perhaps in a bucket: gin, `$M6REC_DATA_DIR`, the
+    cache.
     """
     return path_of(path).expanduser() if path else default_data_dir()
 
@@ -97,10 +96,7 @@ def load_vocabulary(dataset: str, split: str) -> Vocabulary:
 
 
 def read_vocabulary(path: str | Path) -> Vocabulary:
-    """The vocabulary of a SentencePiece file, which may be in a bucket; raises ConfigError.
-
-    The same file is loaded once.
-    """
+    """The vocabulary of a SentencePiece file, perhaps in a bucket, loaded once; raises ConfigError."""
     copy = kept_copy(path_of(path))
     return _vocabulary(str(copy.resolve()), copy.stat().st_mtime_ns if copy.is_file() else 0)
 

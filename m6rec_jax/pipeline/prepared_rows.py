@@ -25,10 +25,8 @@ class Interactions(NamedTuple):
 def read_rows(
     prepared: Prepared, view: str, part: str, columns: Sequence[str] | None = None
 ) -> Iterator[dict[str, Any]]:
-    """Rows of a view, as `store.tfrecords.read_shards` gives them.
-
-    Raises:
-      DataError: the view or the part is not prepared.
+    """Rows of a view, as `store.tfrecords.read_shards` gives them; raises DataError where view or
+    part is not prepared.
     """
     if part not in (rows := prepared.num_rows(view)):
         raise DataError(
@@ -48,11 +46,8 @@ def interactions(prepared: Prepared, part: str) -> Interactions:
 
 
 class _Events(NamedTuple):
-    """Events by user, then in the user's order. All `[n]`.
-
-    Attributes:
-      of_part: whether they are events of the split itself.
-      visible: whether histories of the split's rows, or statistics, may hold them.
+    """Events by user, then in the user's order `[n]`: whether they are `of_part`, the split itself,
+    and `visible`, in histories of the split's rows or in statistics.
     """
 
     users: np.ndarray

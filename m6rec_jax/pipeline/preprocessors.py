@@ -300,10 +300,8 @@ def outcomes_in_words(
 ) -> list[str]:
     """The outcome of each candidate; "" for sampled negatives, which are no events.
 
-    Args:
-      ratings: float32 values of the events; NaN for events without one and for sampled negatives.
-      labels: 0 or 1 of each.
-      outcome: words for an event's value, NaN included.
+    `ratings` are float32 values of the events, NaN for events without one and for sampled
+    negatives, `labels` 0 or 1 of each; `outcome` gives words for a value, NaN included.
     """
     rounded = np.asarray(ratings, np.float32)
     # Half a step up: 0.7 as a float32 is less than the 0.7 that an outcome may begin with.

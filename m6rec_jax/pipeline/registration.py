@@ -230,9 +230,7 @@ def register_generation_tasks(
 ) -> list[str]:
     """Registers `<name>_<view>`, trained as language and evaluated by the texts that it writes.
 
-    Args:
-      split: texts of corpora have 'by_group'.
-      views: of `writing_templates.WRITING`, those that are prepared.
+    `split` is 'by_group' for texts of corpora; `views`, of `WRITING`, are those that are prepared.
     """
     tasks = [TaskInfo(view, "generation", view, "text_generation_rows") for view in views]
     return _register(name, dataset, split, vocabulary_split, tasks, {})
@@ -294,16 +292,12 @@ def _register(
 
 @gin.configurable
 def mixture_rates(rates: Mapping[str, float] | None = None) -> Mapping[str, float]:
-    """How often mixtures draw from each task, relative to the others.
+    """How often mixtures draw from each task, relative to the others, which have 1.
 
         mixture_rates.rates = {"movielens_100k_outcomes": 3.0, "chitchat_infilling": 0.5}
         mixture_rates.rates = {"outcomes": 3.0}    # of every data set
 
-    Args:
-      rates: a task, or what follows its data set's name, to a rate above 0; others have 1.
-
-    Raises:
-      ConfigError: a name that is no task's.
+    Raises ConfigError for a name that is no task's.
     """
     tasks = seqio.TaskRegistry.names()
     for name in rates or {}:

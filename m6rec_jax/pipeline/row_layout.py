@@ -180,10 +180,8 @@ def _tensor_rows(make: MakeRows, columns: Sequence[str]) -> Callable[..., dict[s
 
 
 def job_id(task_name: str) -> int:
-    """The number that marks the rows of a seqio task.
-
-    It is the CRC-32 of the name without the sign bit: the same in every mixture, process and
-    launch.
+    """The number that marks the rows of a seqio task: the CRC-32 of its name without the sign bit,
+    the same in every mixture, process and launch.
     """
     return zlib.crc32(task_name.encode("utf-8")) & 0x7FFFFFFF
 
@@ -203,9 +201,8 @@ def prompt_task_ids(ids: Mapping[str, int] | None = None) -> Mapping[str, int]:
 def prompt_row(task: str, num_tasks: int | None = None) -> int:
     """The row of the prompt bank that a seqio task uses, of `num_tasks` (None: not checked).
 
-    Raises:
-      ConfigError: `prompt_task_ids.ids` has no row for the task, though it has some or the bank
-        several; or a row that the bank has not.
+    Raises ConfigError where `prompt_task_ids.ids` has no row for the task, though it has some or
+    the bank several; or a row that the bank has not.
     """
     ids = prompt_task_ids()
     row = ids.get(task) if ids or num_tasks not in (None, 1) else 0
@@ -219,10 +216,8 @@ def prompt_row(task: str, num_tasks: int | None = None) -> int:
 
 
 def check_prompt_rows(tasks: Sequence[str], num_tasks: int) -> None:
-    """Checks `prompt_task_ids` for the tasks of a run and the `num_tasks` rows of its bank.
-
-    Raises:
-      ConfigError: as `prompt_row`, or a name that no task has.
+    """Checks `prompt_task_ids` for the tasks of a run and the `num_tasks` rows of its bank; raises
+    ConfigError as `prompt_row`, or for a name that no task has.
     """
     for name in sorted(set(prompt_task_ids()) - {*tasks, *seqio.TaskRegistry.names()}):
         raise ConfigError(

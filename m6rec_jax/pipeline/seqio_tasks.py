@@ -181,9 +181,8 @@ def task_features(vocabulary: seqio.Vocabulary) -> dict[str, seqio.Feature]:
 def readable(provider: seqio.Task | seqio.Mixture) -> seqio.Task | seqio.Mixture:
     """A task, or a mixture at its rates, whose rows the model can read.
 
-    Raises:
-      ConfigError: a task whose features are neither 'inputs' and 'targets' nor those of
-        `pipeline.features`, or with a vocabulary that is none of SentencePiece.
+    Raises ConfigError for features that are neither 'inputs' and 'targets' nor those of
+    `pipeline.features`, or a vocabulary that is none of SentencePiece.
     """
     if isinstance(provider, seqio.Task):
         return _readable_task(provider)

@@ -39,12 +39,8 @@ class State(msgspec.Struct):
 
 
 class LocalShards:
-    """Shards that are read in this process.
-
-    Args:
-      settings: as `BatchIterator` keeps them; what states are saved with.
-      shards: their numbers.
-      rows: of each batch of a shard.
+    """Shards that are read in this process: their numbers, and the `rows` of each batch of a shard.
+    `settings` are those of `BatchIterator`; states are saved with them.
     """
 
     def __init__(self, settings: Mapping[str, Any], shards: Sequence[int], rows: int) -> None:

@@ -149,10 +149,8 @@ class PreparedSource(seqio.DataSource):
         seed: int | None = None,
         shard_info: seqio.ShardInfo | None = None,
     ) -> tf.data.Dataset:
-        """Rows of a split as `{column: tensor}`.
-
-        Raises:
-          DataError: no such split, or a shard without a row to repeat.
+        """Rows of a split as `{column: tensor}`; raises DataError for no such split, or a shard
+        without rows.
         """
         number, shard = self.num_input_examples(split), shard_info or seqio.ShardInfo(0, 1)
         first, end = (number * n // shard.num_shards for n in (shard.index, shard.index + 1))

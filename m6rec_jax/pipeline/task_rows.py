@@ -19,10 +19,8 @@ from m6rec_jax.text.vocabulary import Vocabulary
 
 
 def find_provider(mixture_or_task_name: str) -> seqio.Task | seqio.Mixture:
-    """The registered task or mixture, with rows that the model reads (`seqio_tasks.readable`).
-
-    Raises:
-      ConfigError: nothing of this name is registered; or as `readable`.
+    """The registered task or mixture, with rows that the model reads. Raises ConfigError where
+    there is none, or as `seqio_tasks.readable`.
     """
     try:
         return readable(seqio.get_mixture_or_task(mixture_or_task_name))
@@ -51,11 +49,7 @@ def task_vocabulary(mixture_or_task_name: str) -> Vocabulary:
 
 
 def tasks_with(provider: seqio.Task | seqio.Mixture, split: str) -> list[seqio.Task]:
-    """A mixture's tasks (or the task itself) that have a split.
-
-    Raises:
-      DataError: no task has it.
-    """
+    """A mixture's tasks (or the task itself) that have a split; raises DataError where none has it."""
 
     tasks = seqio.get_subtasks(provider)
     if with_split := [task for task in tasks if split in task.splits]:
@@ -70,10 +64,8 @@ def count_rows(
     """Number of rows in a split of every task that has it.
 
     Prepared data say it. Rows of others are read, since preprocessors may drop some or make several
-    of one, up to `most` + 1 (0: all).
-
-    Raises:
-      DataError: as `tasks_with`, or a row cannot be read.
+    of one, up to `most` + 1 (0: all). Raises DataError as `tasks_with`, or where a row cannot be
+    read.
     """
     counts = {}
     for task in tasks_with(provider, split):
@@ -146,10 +138,8 @@ def training_shard(
 
 
 def next_rows(iterator: Iterator[Mapping[str, tf.Tensor]], end: Any = None) -> Batch:
-    """The next element of a data set in host memory; at its end `end`, or an error for None.
-
-    Raises:
-      DataError: a row cannot be read or preprocessed, or the data have ended.
+    """The next element of a data set in host memory; at its end `end`, or DataError for None.
+    Raises DataError where a row cannot be read or preprocessed, too.
     """
     try:
         return {name: value.numpy() for name, value in next(iterator).items()}

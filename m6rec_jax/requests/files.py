@@ -102,10 +102,8 @@ class JsonLines:
             return sum(1 for _ in file)
 
     def chunks(self, start: int, size: int, end: int) -> Iterator[Chunk]:
-        """The rows from `start` up to `end`, at most `size` at a time; at least one chunk.
-
-        Raises:
-          DataError: the file is damaged.
+        """The rows from `start` up to `end`, at most `size` at a time; at least one chunk. Raises
+        DataError for a damaged file.
         """
         with self.path.open("rb") as file:
             numbered = itertools.islice(enumerate(file), start, end)
@@ -223,11 +221,8 @@ _FORMATS: Mapping[str, type[RequestFile]] = {".jsonl": JsonLines, ".parquet": Pa
 
 
 def open_requests(path: str | Path, result_types: Mapping[str, pa.DataType]) -> RequestFile:
-    """Opens a file of requests.
-
-    Args:
-      path: `.jsonl` or `.parquet`.
-      result_types: columns that will be added; a row that has one of them already is rejected.
+    """Opens a `.jsonl` or `.parquet` file of requests; `result_types` are columns that will be
+    added.
 
     Raises:
       ConfigError: another ending.

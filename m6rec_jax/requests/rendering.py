@@ -43,9 +43,8 @@ class RequestRenderer:
     def render(self, request: Request) -> RequestText:
         """Renders a request.
 
-        Raises:
-          RejectedRow: the statistics hold events of the request's moment or later ones, or a field
-            that the template cannot do without has no value.
+        Raises RejectedRow where the statistics hold events of the request's moment or later ones,
+        or a field that the template cannot do without has no value.
         """
         known, history = self._known(request), request.history
         if self.max_events is not None:

@@ -161,10 +161,8 @@ class RequestParser:
         self._row = record_type(row, {fields.candidates, fields.text})
 
     def parse(self, row: Mapping[str, Any], *, strict: bool = False) -> Request:
-        """Makes a request of a row; where it is not `strict`, words may stand for numbers.
-
-        Raises:
-          RejectedRow: something is missing or wrong; says what and where.
+        """Makes a request of a row; where it is not `strict`, words may stand for numbers. Raises
+        RejectedRow, which says what is missing or wrong, and where.
         """
         values = converted(row, self._row, strict=strict)
         if self._fields.text is not None:
@@ -192,11 +190,8 @@ class RequestParser:
         )
 
     def items(self, entries: Iterable[Any], ignored: set[str] | None = None) -> list[Item]:
-        """Items that are named by id or described, as in a request; raises as `parse`.
-
-        Args:
-          entries: ids or objects.
-          ignored: takes up the names of fields that the data set does not have.
+        """Items that are named by id or described, as in a request; raises as `parse`. `ignored`
+        takes up the names of fields that the data set does not have.
         """
         entries = list(entries)
         values = converted(entries, self.items_type, "items")

@@ -109,11 +109,8 @@ class ServingData:
     @functools.cached_property
     def counted(self) -> tuple[Catalogue, CoOccurrence, Ease]:
         """The prepared data's catalogue, and what counts its items in its order; read once, so that
-        it stays beside what else was read of the folder.
-
-        Raises:
-          ConfigError: there is no folder.
-          DataError: something is missing or damaged.
+        it stays beside what else was read of the folder. Raises ConfigError without a folder,
+        DataError for a damaged one.
         """
         if self.folder is None:
             raise ConfigError("reranking needs prepared data, which hold the items' co-occurrence")
@@ -151,10 +148,8 @@ class ServingData:
         return {item.id: place for place, item in enumerate(self.counted[0].items)}
 
     def item_texts(self) -> dict[str, str]:
-        """By id, the text of each item as the item tower reads it.
-
-        Raises:
-          DataError: there are no items, or one lacks what the template needs.
+        """By id, the text of each item as the item tower reads it; raises DataError where there are
+        no items, or one lacks what the template needs.
         """
         if not self.items:
             raise DataError("the catalogue is empty: there is nothing to embed")
@@ -180,10 +175,8 @@ def files_without_users(folder: Path, with_counts: bool) -> dict[str, bytes]:
     """Catalogue and statistics of a folder of prepared data, by path within it; no user is left.
 
     Tables are not compressed: an archive as a whole packs them better. `with_counts` of items
-    together, too, which the hybrid retriever reads.
-
-    Raises:
-      DataError: something is missing or damaged.
+    together, too, which the hybrid retriever reads. Raises DataError where something is missing or
+    damaged.
     """
     Manifest.read(folder)  # raises
     read_catalogue(folder)
@@ -200,11 +193,8 @@ def files_without_users(folder: Path, with_counts: bool) -> dict[str, bytes]:
 
 
 def prepared_dataset_spec(folder: str | Path) -> Mapping[str, Any]:
-    """What the `dataset.json` of the data set in a folder of prepared data held.
-
-    Raises:
-      DataError: it holds no prepared data, or its manifest is damaged.
-      ConfigError: data of another kind than users, items and events.
+    """The `dataset.json` of prepared data in a folder. Raises DataError where there are none, or
+    the manifest is damaged, ConfigError for other data than users, items and events.
     """
     spec = Manifest.read(Path(folder)).dataset_spec
     if spec is None:

@@ -154,14 +154,8 @@ class Template:
         return [Template(self.source, self.name, parts) for _, parts in runs]
 
     def fill(self, values: Mapping[str, Value], later: Iterable[str]) -> str:
-        """The format string that is left when all but some fields are rendered.
-
-        Args:
-          values: as for `render`.
-          later: fields to keep, whose values are not known yet.
-
-        Raises:
-          DataError: as `render`, for the others.
+        """The format string that is left when all fields but those of `later`, whose values are not
+        known yet, are rendered; raises DataError as `render` for the others.
         """
         return _source(self._reduced(values, frozenset(later)))
 

@@ -44,10 +44,8 @@ class Contrast(NamedTuple):
         return cls(labels[0], labels[-1])
 
     def tokens(self, vocab: Vocabulary) -> tuple[np.ndarray, int, int]:
-        """Ids that both labels begin with, and the next one of each.
-
-        Raises:
-          ConfigError: one is the other's beginning, so nothing tells them apart.
+        """Ids that both labels begin with, and the next one of each; raises ConfigError where one
+        is the other's beginning.
         """
         ids, others = vocab.encode_array(self.positive), vocab.encode_array(self.negative)
         for place, (one, other) in enumerate(zip(ids.tolist(), others.tolist(), strict=False)):

@@ -162,7 +162,7 @@ def pad_batch(
 
 
 def check_source_length(source_length: int) -> None:
-    """Raises ConfigError for fewer than 3 tokens: [BOS'], [EOS'] and one between them."""
+    """Raises ConfigError for fewer than 3 tokens: [BOS'], [EOS'] and one between."""
     if source_length < 3:
         raise ConfigError(
             f"source_length {source_length} has no room for [BOS'], [EOS'] and a token between "

@@ -148,12 +148,8 @@ class DatasetTemplate(
             entry.validate(items)
 
     def required(self, statistics: Iterable[str] = ()) -> tuple[dict[str, str], dict[str, str]]:
-        """What every user and every item must have a value of: (of users, of items).
-
-        `statistics` as for `validate`: a table need not have them.
-
-        Returns:
-          Attribute -> name of the first template that needs it.
+        """What every user and every item must have a value of, but for `statistics` (see
+        `validate`): of users, of items; attribute -> name of the first template that needs it.
         """
         given = {*statistics, *EVENT_FIELDS}
         writing = [t for entry in self.writing.values() for t in entry.item_templates]
@@ -196,14 +192,11 @@ class DatasetTemplate(
         return _render(self.event_template, values, "item", item.id)
 
     def context(self, now: float | None, statistics: Mapping[str, Value] | None = None) -> str:
-        """Renders the context segment of the moment `now`, "" for a data set that has none.
-
-        Of a moment that is not known, None, the fields have no value.
+        """Renders the context segment of the moment `now`, "" for a data set that has none; where
+        it is None its fields have no value.
 
         `statistics` may hold anything else that the template names, such as {"place": "Lisbon"}.
-
-        Raises:
-          DataError: also if `now` is no date between the years 1 and 9999.
+        Raises DataError also where `now` is no date between the years 1 and 9999.
         """
         if not self.context_template.fields:
             return self.context_template.render({})

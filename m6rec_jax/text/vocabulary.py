@@ -114,10 +114,8 @@ class Vocabulary:
         return self._processor.serialized_model_proto()
 
     def frequent_ids(self, most: int) -> np.ndarray:
-        """Ids of the most frequent tokens of text, int32, most frequent first; no single bytes.
-
-        By the model file's scores: the log probabilities of a unigram model, the order of merges of
-        a BPE model.
+        """Ids of the most frequent tokens of text by the model file's scores, int32, most frequent
+        first; no single bytes.
         """
         ids = [id_ for id_ in self.text_ids.tolist() if not self._processor.is_byte(id_)]
         ids.sort(key=self._processor.get_score, reverse=True)
