@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -22,12 +20,10 @@ from m6rec_jax.evaluation import report_figures
 from m6rec_jax.evaluation.evaluator import Evaluator
 from m6rec_jax.evaluation.report import (
     Comparison,
-    ModelText,
+    Example,
     ParameterGroup,
-    Recommendation,
     ReportData,
-    TextPiece,
-    UserPanel,
+    Text,
     write_report,
 )
 from m6rec_jax.evaluation.report_figures import Figure
@@ -40,8 +36,8 @@ from m6rec_jax.jobs.scoring import ScoringPredictions, mean_baselines
 from m6rec_jax.metrics.baselines import MEAN_BASELINES
 from m6rec_jax.model.config import ModelConfig
 from m6rec_jax.model.m6rec import M6Rec
-from m6rec_jax.pipeline import prepared_rows
 from m6rec_jax.pipeline.batches import EvaluationBatches
+from m6rec_jax.pipeline.prepared_rows import TaskPart
 from m6rec_jax.pipeline.registration import TaskInfo, evaluated_tasks
 from m6rec_jax.pipeline.task_rows import task_vocabulary
 from m6rec_jax.sharding import data_parallel, make_mesh
@@ -50,9 +46,8 @@ from m6rec_jax.training.metric_log import read_metrics
 from m6rec_jax.training.parameter_table import count_parameters
 from m6rec_jax.training.task_data import trained_on
 
-NUM_USERS, NUM_RECOMMENDED, SHOWN_TEXTS, SHOWN_ANSWERS = 4, 10, 10, 8
-# Users of whom some are shown.
-_MOST_USERS = 64
+# Of a task: examples, of so many first rows, and texts and answers of one.
+_EXAMPLES, _FIRST_ROWS, _SHOWN = 4, 64, 10
 _QUESTIONS = {
     "scoring": "How likely is it that the user acts on an item?",
     "likelihood": "How likely is an item liked, or how plausible, without any tuning?",
@@ -127,13 +122,6 @@ class TaskResult:
     def vocabulary(self) -> Vocabulary:
         """Of the task."""
         return task_vocabulary(self.task.name)
-
-    @functools.cached_property
-    def user_names(self) -> Mapping[int, str]:
-        """Ids of users by index in the users table; none where rows are not of users."""
-        if self.task.view not in _OF_USERS:
-            return {}
-        return prepared_rows.TaskPart(self.task, self.split).user_names()
 
 
 def evaluate_task(
@@ -241,28 +229,16 @@ def write_page(
     """
     several, of_hybrid = len(results) > 1, any(map(_is_hybrid, results))
     parameters = [] if trainable == "all" else count_parameters(config, trainable).groups
-    curves = [curve for name, folder in runs.items() for curve in _curves(name, folder)]
-    # Of a single point there is no line to draw.
-    points = {
-        title: ", ".join(
-            f"{values[0]:,.4f} ({name}, step {steps[0]:,})"
-            for name, (steps, values) in series.items()
-        )
-        for title, series in curves
-        if all(len(steps) == 1 for steps, _ in series.values())
-    }
-    drawn = [report_figures.curves(*curve) for curve in curves if curve[0] not in points]
+    curves = [figure for name, folder in runs.items() for figure in _curves(name, folder)]
     data = ReportData(
         title=title,
         summary=summary,
-        facts={**points, **facts, "Date": datetime.now(UTC).strftime("%Y-%m-%d")},
+        facts={**facts, "Date": datetime.now(UTC).strftime("%Y-%m-%d")},
         notes=[*notes, *([_HYBRID_NOTE] if of_hybrid else []), *_sample_notes(results)],
         parameters=[ParameterGroup(f"{g.part}: {g.name}", g.count, g.trains) for g in parameters],
         comparisons=[line for result in results for line in _comparisons(result, several)],
-        figures=[*drawn, *(one for result in results for one in _figures(result, several))],
-        users=[panel for result in results for panel in _users(result)],
-        score_name="hybrid's weighted sum" if of_hybrid else "cosine similarity",
-        texts=[text for result in results for text in _texts(result, several)],
+        figures=[*curves, *(one for result in results for one in _figures(result, several))],
+        examples=[example for result in results for example in _examples(result)],
     )
     return write_report(page, data)
 
@@ -282,10 +258,6 @@ def _sample_notes(results: Sequence[TaskResult]) -> list[str]:
     return notes
 
 
-def _title(result: TaskResult, several: bool) -> str:
-    return result.task.name if several else ""
-
-
 def _comparisons(result: TaskResult, several: bool) -> Iterator[Comparison]:
     metrics = result.metrics
     known = {name: dict(values) for name, values in result.baselines.items()}
@@ -297,201 +269,179 @@ def _comparisons(result: TaskResult, several: bool) -> Iterator[Comparison]:
     question = _QUESTIONS.get(result.task.kind, "")
     if several:
         question = f"{result.task.name}: {question}"
-    for metric, shown in _METRICS.items():
+    for metric, title in _METRICS.items():
         shorter = metric.replace("@5", "@10")
         if metric not in metrics or (shorter != metric and shorter in metrics):
             continue
         yield Comparison(
             question,
-            shown,
+            title,
             metrics[metric],
-            {_shown(name): values.get(metric) for name, values in known.items()},
+            {_title(name): values.get(metric) for name, values in known.items()},
             higher_is_better=metric not in _LOWER_IS_BETTER,
         )
 
 
-def _shown(baseline: str) -> str:
+def _title(baseline: str) -> str:
     """What a baseline is called."""
-    return {"ease": "EASE", "user_item_times": "times had before"}.get(
-        baseline, baseline.replace("_", " ")
-    )
+    titles = {"ease": "EASE", "user_item_times": "times had before"}
+    return titles.get(baseline, baseline.replace("_", " "))
 
 
-def _curves(
-    name: str, folder: Path
-) -> Iterator[tuple[str, dict[str, tuple[list[int], list[float]]]]]:
-    """Losses and validation metrics of a run; values of different scales have their own axes."""
+def _curves(name: str, folder: Path) -> Iterator[Figure]:
+    """Losses and validation metrics of a run, where there is more than one value."""
     lines = read_metrics(folder)
-
-    def series(metric: str) -> tuple[list[int], list[float]]:
-        # A perplexity may be infinite.
-        own = (line for line in lines if math.isfinite(line.get(metric, math.nan)))
-        pairs = [(int(line["step"]), line[metric]) for line in own]
-        return [step for step, _ in pairs], [value for _, value in pairs]
-
-    training, validation = series("loss"), series("validation/loss")
-    if training[0] and validation[0] and _alike(training[1], validation[1]):
-        yield f"Loss: {name}", {"training": training, "validation": validation}
-    else:
-        for what, of in (("Loss", training), ("Validation loss", validation)):
-            if of[0]:
-                yield f"{what}: {name}", {what.lower(): of}
-    for metric in sorted({key for line in lines for key in line if key.startswith("loss/")})[:6]:
-        yield f"Loss of {metric.removeprefix('loss/')}: {name}", {"training": series(metric)}
+    titles = {"loss": "Loss", "validation/loss": "Validation loss"}
+    parts = sorted({key for line in lines for key in line if key.startswith("loss/")})
+    titles |= {part: f"Loss of {part.removeprefix('loss/')}" for part in parts[:6]}
     for metric in ("auc", "ndcg@10", "accuracy", "perplexity"):
-        of = series(f"validation/{metric}")
-        if of[0]:
-            yield f"Validation {_METRICS[metric]}: {name}", {metric: of}
-
-
-def _alike(one: Sequence[float], two: Sequence[float]) -> bool:
-    """Whether two losses change visibly on one axis."""
-    middles = sorted(abs(float(np.median(values))) for values in (one, two))
-    return middles[1] <= 1.5 * middles[0]
+        titles[f"validation/{metric}"] = f"Validation {_METRICS[metric]}"
+    for metric, title in titles.items():
+        # A perplexity may be infinite.
+        points = [
+            (int(line["step"]), line[metric])
+            for line in lines
+            if math.isfinite(line.get(metric, math.nan))
+        ]
+        if len(points) > 1:
+            yield report_figures.curve(f"{title}: {name}", *zip(*points, strict=True))
 
 
 def _figures(result: TaskResult, several: bool) -> Iterator[Figure]:
     """Hit rates of retrieval; ROC and, of probabilities, calibration of scores."""
-    found, title = result.predictions, _title(result, several)
-    if isinstance(found, RetrievalPredictions):
-        ranks = baseline_ranks(result.evaluation, found)
-        by_name = {_shown(name): of_rows for name, of_rows in ranks.items()}
-        longest = min(50, int(found.num_ranked.max()))
-        yield report_figures.hit_rates(title, {"this model": found.ranks, **by_name}, longest)
-    if not isinstance(found, ScoringPredictions):
+    predictions, title = result.predictions, result.task.name if several else ""
+    if isinstance(predictions, RetrievalPredictions):
+        ranks = baseline_ranks(result.evaluation, predictions)
+        by_name = {_title(name): of_rows for name, of_rows in ranks.items()}
+        longest = min(50, int(predictions.num_ranked.max()))
+        yield report_figures.hit_rates(title, {"this model": predictions.ranks, **by_name}, longest)
+    if not isinstance(predictions, ScoringPredictions):
         return
-    if len(np.unique(found.labels)) < 2:  # of few rows: no curve has an area
+    if len(np.unique(predictions.labels)) < 2:  # of few rows: no curve has an area
         return
-    baselines: dict[str, np.ndarray] = {}
+    scores = {"this model": predictions.probabilities}
     if "groups" in result.task.prepared().manifest.views:
-        fitted = mean_baselines(result.evaluation)
-        scores = fitted.scores(found.users, found.items)
-        baselines = {_shown(name): values for name, values in scores.items()}
-    of_all = {"this model": found.probabilities, **baselines}
-    yield report_figures.roc_curves(title, found.labels, of_all)
-    if found.probabilities is not None:
-        yield from report_figures.calibration(title, found.labels, found.probabilities)
+        baselines = mean_baselines(result.evaluation).scores(predictions.users, predictions.items)
+        scores |= {_title(name): values for name, values in baselines.items()}
+    yield report_figures.roc_curves(title, predictions.labels, scores)
+    yield from report_figures.calibration(title, predictions.labels, predictions.probabilities)
 
 
-def _first_rows(result: TaskResult, count: int) -> dict[str, np.ndarray]:
-    """The first rows that were evaluated, as the model read them. TFDS writes them in no order."""
+def _examples(result: TaskResult) -> Iterator[Example]:
+    """Some of the first rows, as the model read them; of retrieval as many hits as misses.
+
+    TFDS writes rows in no order.
+    """
     batches = EvaluationBatches(
         result.task.name,
         result.lengths,
-        count,
+        _FIRST_ROWS,
         split=result.split,
         sample=result.num_rows,
     )
     batch = next(iter(batches))
-    return {name: rows[batch["example_weights"] > 0] for name, rows in batch.items()}
-
-
-def _pieces(
-    vocabulary: Vocabulary, tokens: np.ndarray, blocks: np.ndarray
-) -> Iterator[tuple[int, str, int]]:
-    """Number, text and tokens of each block of a row."""
-    for block in np.unique(blocks[blocks > 0]):
-        ids = tokens[blocks == block]
-        yield int(block), vocabulary.decode(ids), len(ids)
-
-
-def _source(result: TaskResult, rows: Mapping[str, np.ndarray], row: int) -> list[TextPiece]:
-    tokens, blocks = rows["encoder_input_tokens"][row], rows["encoder_block_ids"][row]
-    pieces = _pieces(result.vocabulary, tokens, blocks)
-    return [TextPiece(text, count) for _, text, count in pieces if text]
-
-
-def _row_name(result: TaskResult, rows: Mapping[str, np.ndarray], row: int) -> str:
-    user = result.user_names.get(int(rows["user_ids"][row, 0]))
-    return f"User {user}" if user is not None else f"Row {row + 1} of the {result.split} part"
-
-
-def _users(result: TaskResult) -> Iterator[UserPanel]:
-    found = result.predictions
-    if not isinstance(found, RetrievalPredictions):
-        return
-    texts = result.task.prepared().catalogue().texts
-    rows = _first_rows(result, _MOST_USERS)
-    for row in _hits_and_misses(found, len(rows["user_ids"])):
-        history = [piece.text for piece in _source(result, rows, row)]
-        wanted = set(found.targets[row][found.targets[row] >= 0].tolist())
-        there = found.top_items[row] >= 0
-        items, scores = found.top_items[row][there], found.scores[row][there]
-        if found.towers_ranks is None:  # cosines
-            bars = np.clip(scores, 0, 1)
-        else:  # weighted sums: from the last to the first
-            least, most = scores.min(initial=np.inf), scores.max(initial=-np.inf)
-            bars = (scores - least) / max(most - least, 1e-9)
-        shown = zip(items.tolist(), scores.tolist(), bars.tolist(), strict=True)
-        yield UserPanel(
-            _row_name(result, rows, row),
-            [*history[:1], *history[1:][-SHOWN_TEXTS:]],
-            [
-                Recommendation(texts[item], score, bar, item in wanted)
-                for item, score, bar in itertools.islice(shown, NUM_RECOMMENDED)
-            ],
-            [texts[item] for item in sorted(wanted)],
-            len(history),
+    rows = {name: values[batch["example_weights"] > 0] for name, values in batch.items()}
+    labels, predictions = rows["decoder_labels"] >= 0, result.predictions
+    some: Sequence[int] = range(min(_EXAMPLES, len(labels)))
+    if isinstance(predictions, RetrievalPredictions):
+        some = _hits_and_misses(predictions, len(labels))
+    is_of_users = result.task.view in _OF_USERS
+    names = TaskPart(result.task, result.split).user_names() if is_of_users else {}
+    for row in some:
+        user = names.get(int(rows["user_ids"][row, 0]))
+        read = _texts(result, rows, row, "encoder")
+        first = int(labels[:row].sum())  # labels are numbered over all rows
+        yield Example(
+            f"User {user}" if user is not None else f"Row {row + 1} of the {result.split} part",
+            read if len(read) <= _SHOWN else [*read[:1], *read[1 - _SHOWN :]],
+            _answers(result, rows, row, first)[:_SHOWN],
+            _wanted(result, row),
         )
 
 
-def _hits_and_misses(found: RetrievalPredictions, num_rows: int) -> list[int]:
+def _hits_and_misses(predictions: RetrievalPredictions, num_rows: int) -> list[int]:
     """The first rows of both kinds, as many of each as there are, ascending."""
-    ranks = np.where(found.ranks > 0, found.ranks, np.iinfo(np.int64).max)[:num_rows].min(axis=1)
-    hits, misses = (
-        np.flatnonzero(of_kind).tolist()
-        for of_kind in (ranks <= NUM_RECOMMENDED, ranks > NUM_RECOMMENDED)
-    )
-    some = hits[: max(NUM_USERS // 2, NUM_USERS - len(misses))]
-    return sorted([*some, *misses[: NUM_USERS - len(some)]])
+    ranks = predictions.ranks[:num_rows]
+    best = np.where(ranks > 0, ranks, np.iinfo(np.int64).max).min(axis=1)
+    hits, misses = (np.flatnonzero(of).tolist() for of in (best <= _SHOWN, best > _SHOWN))
+    some = hits[: max(_EXAMPLES // 2, _EXAMPLES - len(misses))]
+    return sorted([*some, *misses[: _EXAMPLES - len(some)]])
 
 
-def _texts(result: TaskResult, several: bool) -> Iterator[ModelText]:
-    """Two rows: all segments that the model read, and what it made of the texts it judged."""
-    rows = _first_rows(result, 2)
-    labelled = 0
-    for row in range(len(rows["user_ids"])):
-        positions = np.flatnonzero(rows["decoder_labels"][row] >= 0)
-        blocks = rows["decoder_block_ids"][row]
-        remarks = {
-            int(blocks[position]): _remark(result, labelled + number)
-            for number, position in enumerate(positions)
-        }
-        labelled += len(positions)
-        yield ModelText(
-            _row_name(result, rows, row),
-            _source(result, rows, row),
-            _answers(result, rows, row, remarks)[:SHOWN_ANSWERS],
-            task=_title(result, several),
-        )
+def _texts(
+    result: TaskResult,
+    rows: Mapping[str, np.ndarray],
+    row: int,
+    side: str,
+    notes: Mapping[int, str] = {},
+) -> list[Text]:
+    """Blocks of the encoder or the decoder of a row, with notes by number of the block."""
+    tokens, blocks = rows[f"{side}_input_tokens"][row], rows[f"{side}_block_ids"][row]
+    texts = []
+    for block in np.unique(blocks[blocks > 0]).tolist():
+        ids = tokens[blocks == block]
+        note = ", ".join(filter(None, (f"{len(ids)} tokens", notes.get(block))))
+        texts.append(Text(result.vocabulary.decode(ids), note))
+    return [text for text in texts if text.text]
 
 
 def _answers(
-    result: TaskResult, rows: Mapping[str, np.ndarray], row: int, remarks: Mapping[int, str]
-) -> list[TextPiece]:
-    found, vocabulary = result.predictions, result.vocabulary
-    if isinstance(found, GenerationPredictions):
-        texts = {"written": found.texts[row].text, "reference": found.rows[row]["target"]}
-        return [TextPiece(text, len(vocabulary.encode(text)), what) for what, text in texts.items()]
-    remark = ""
-    if isinstance(found, RetrievalPredictions):
-        remark = f"rank {', '.join(f'{rank:,}' for rank in found.ranks[row] if rank > 0)}"
-    if isinstance(found, LanguagePredictions) and found.weight[row]:
-        remark = f"{found.negative_log_likelihood[row] / found.weight[row]:.2f} nats per token"
-    blocks = _pieces(vocabulary, rows["decoder_input_tokens"][row], rows["decoder_block_ids"][row])
+    result: TaskResult, rows: Mapping[str, np.ndarray], row: int, first: int
+) -> list[Text]:
+    """What the model made of a row, whose labels are numbered from `first` on."""
+    predictions = result.predictions
+    if isinstance(predictions, GenerationPredictions):
+        reference = predictions.rows[row]["target"]
+        return [Text(predictions.texts[row].text, "written"), Text(reference, "reference")]
+    if isinstance(predictions, RetrievalPredictions):
+        return _recommended(result, row)
+    blocks = rows["decoder_block_ids"][row]
+    positions = np.flatnonzero(rows["decoder_labels"][row] >= 0)
+    notes = {
+        int(blocks[position]): _judgement(predictions, first + number)
+        for number, position in enumerate(positions)
+    }
+    if isinstance(predictions, LanguagePredictions) and predictions.weight[row]:
+        nats = predictions.negative_log_likelihood[row] / predictions.weight[row]
+        notes = dict.fromkeys(blocks.tolist(), f"{nats:.2f} nats per token")
+    return _texts(result, rows, row, "decoder", notes)
+
+
+def _judgement(predictions: Any, number: int) -> str:
+    """The model's answer to the labelled text with this number, in the order of the rows."""
+    if isinstance(predictions, ScoringPredictions):
+        answer = "positive" if predictions.labels[number] else "negative"
+        return f"model {predictions.probabilities[number]:.2f}, truth {answer}"
+    if isinstance(predictions, ClassificationPredictions):
+        best = int(predictions.probabilities[number].argmax())
+        share = predictions.probabilities[number, best]
+        return f"model class {best} ({share:.2f}), truth class {predictions.labels[number]}"
+    return ""
+
+
+def _recommended(result: TaskResult, row: int) -> list[Text]:
+    """The list of a row, with scores: cosines, or the hybrid's weighted sums."""
+    predictions, texts = result.predictions, result.task.prepared().catalogue().texts
+    there = predictions.top_items[row] >= 0
+    items, scores = predictions.top_items[row][there], predictions.scores[row][there]
+    bars = np.clip(scores, 0, 1)
+    if _is_hybrid(result):  # from the last to the first
+        least = scores.min(initial=np.inf)
+        bars = (scores - least) / max(scores.max(initial=-np.inf) - least, 1e-9)
+    chosen = np.isin(items, predictions.targets[row]).tolist()
     return [
-        TextPiece(text, count, remarks.get(block, remark)) for block, text, count in blocks if text
+        Text(texts[item], f"{score:.3f}", bar, is_hit)
+        for item, score, bar, is_hit in zip(
+            items.tolist(), scores.tolist(), bars.tolist(), chosen, strict=True
+        )
     ]
 
 
-def _remark(result: TaskResult, number: int) -> str:
-    """The model's answer to the labelled text with this number, in the order of the rows."""
-    found = result.predictions
-    if isinstance(found, ScoringPredictions):
-        answer = "positive" if found.labels[number] else "negative"
-        return f"model {found.probabilities[number]:.2f}, truth {answer}"
-    if isinstance(found, ClassificationPredictions):
-        best = int(found.probabilities[number].argmax())
-        share = found.probabilities[number, best]
-        return f"model class {best} ({share:.2f}), truth class {found.labels[number]}"
-    return ""
+def _wanted(result: TaskResult, row: int) -> list[Text]:
+    """What the user of a row of retrieval chose later, and its ranks."""
+    predictions = result.predictions
+    if not isinstance(predictions, RetrievalPredictions):
+        return []
+    texts = result.task.prepared().catalogue().texts
+    pairs = zip(predictions.targets[row].tolist(), predictions.ranks[row].tolist(), strict=True)
+    return [Text(texts[item], f"rank {rank:,}") for item, rank in pairs if item >= 0]

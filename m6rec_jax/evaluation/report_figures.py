@@ -18,12 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from m6rec_jax.metrics import ranking
-from m6rec_jax.metrics.classification import auc, calibration_table
+from m6rec_jax.metrics.classification import calibration_table
 
 # matplotlib wants real colours: these stand for CSS variables and occur nowhere else.
 _NAMES = ("ink", "muted", "line", "accent", "second", "third", "fourth")
 _VARIABLES = {f"#01020{3 + number}": f"var(--{name})" for number, name in enumerate(_NAMES)}
-_INK, _MUTED, _GRID, _ACCENT, _SECOND, _THIRD, _FOURTH = _VARIABLES
+_INK, _MUTED, _GRID, *_LINES = _VARIABLES
 _STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
@@ -45,12 +45,8 @@ _STYLE: dict[str, Any] = {
     "legend.frameon": False,
     "lines.linewidth": 1.8,
 }
-_LINES = (_ACCENT, _SECOND, _THIRD, _FOURTH)
-_DASHES = ("-", (0, (5, 2)), (0, (2, 1.5)), (0, (6, 2, 1.5, 2)))
-
-
 # Tenths of fewer impressions say nothing.
-LEAST_CALIBRATED = 100
+_LEAST_CALIBRATED = 100
 
 
 class Figure(NamedTuple):
@@ -68,14 +64,18 @@ def _drawing(title: str, x: str, y: str = "") -> Iterator[tuple[Any, list[str]]]
     Made without pyplot: no global state, no backend for the whole process.
     """
     import matplotlib.figure
+    from cycler import cycler
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": title}):
+    # A second round of colours has other dashes.
+    lines = cycler(linestyle=["-", "--", ":", "-."]) * cycler(color=_LINES)
+    style = {**_STYLE, "svg.hashsalt": title, "axes.prop_cycle": lines}
+    with matplotlib.rc_context(style):
         drawing = matplotlib.figure.Figure(figsize=(4.6, 3.3), layout="constrained")
         FigureCanvasSVG(drawing)
         axes, written = drawing.add_subplot(), list[str]()
-        axes.set(xlabel=x, ylabel=y)
         yield axes, written
+        axes.set(xlabel=x, ylabel=y)
         if axes.get_legend_handles_labels()[0]:  # above the axes, where it covers no line
             drawing.legend(loc="outside upper left", ncols=2, borderaxespad=0.0)
         buffer = io.StringIO()
@@ -92,44 +92,21 @@ def _drawing(title: str, x: str, y: str = "") -> Iterator[tuple[Any, list[str]]]
     written.append(f"{head}>{rest}".strip())
 
 
-def _shares(axes: Any) -> None:
-    """Both axes are shares, compared with the diagonal."""
-    axes.plot([0, 1], [0, 1], color=_GRID, linewidth=1)
-    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
-
-
-def _line(number: int, label: str) -> dict[str, Any]:
-    """How a line looks; a second round of colours has other dashes."""
-    dashes = _DASHES[(number + number // len(_LINES)) % len(_DASHES)]
-    # A label that starts with "_" would be left out of the legend.
-    return {"color": _LINES[number % len(_LINES)], "linestyle": dashes, "label": f"\u200b{label}"}
-
-
-def curves(title: str, series: Mapping[str, tuple[Sequence[int], Sequence[float]]]) -> Figure:
-    """Values over steps; of many values, their moving average beside them.
-
-    `series` are name -> (steps, values), at most four.
-    """
-    shown = []
+def curve(title: str, steps: Sequence[int], values: Sequence[float]) -> Figure:
+    """Values over steps; of many values, their moving average beside them."""
+    x, y = np.asarray(steps), np.asarray(values, np.float64)
     with _drawing(title, "step") as (axes, svg):
-        for (label, (steps, values)), colour in zip(series.items(), _LINES, strict=False):
-            x, y = np.asarray(steps, np.float64), np.asarray(values, np.float64)
-            style: dict[str, Any] = {"color": colour}
-            if len(series) > 1:
-                style["label"] = f"\u200b{label}"
-            if len(y) >= 20:
-                width = max(len(y) // 25, 3)
-                smooth = np.convolve(y, np.ones(width) / width, mode="valid")
-                axes.plot(x, y, color=colour, alpha=0.25, linewidth=0.9)
-                axes.plot(x[(width - 1) // 2 :][: len(smooth)], smooth, **style)
-            else:
-                axes.plot(x, y, marker="o", markersize=3, **style)
+        if len(y) < 20:
+            axes.plot(x, y, marker="o", markersize=3)
+        else:
+            width = max(len(y) // 25, 3)
+            smooth = np.convolve(y, np.ones(width) / width, mode="valid")
+            axes.plot(x, y, color=_LINES[0], alpha=0.25, linewidth=0.9)
+            axes.plot(x[(width - 1) // 2 :][: len(smooth)], smooth, color=_LINES[0])
             # The first few values, from random weights, would squeeze the rest into a line.
-            shown.append(y[len(y) // 20 :])
-        values_shown = np.concatenate(shown)
-        if np.ptp(values_shown) > 0:
-            low, high = float(values_shown.min()), float(values_shown.max())
-            axes.set_ylim(low - 0.05 * (high - low), high + 0.08 * (high - low))
+            low, high = np.min(rest := y[len(y) // 20 :]), np.max(rest)
+            if high > low:
+                axes.set_ylim(low - 0.05 * (high - low), high + 0.08 * (high - low))
     return Figure(title, "", *svg)
 
 
@@ -143,9 +120,8 @@ def hit_rates(of: str, ranks: Mapping[str, npt.NDArray[np.int64]], longest: int)
     title = _titled("Hit rate by length of the list", of)
     lengths = range(1, longest + 1)
     with _drawing(title, "length of the list", "hit rate") as (axes, svg):
-        for number, (label, of_rows) in enumerate(ranks.items()):
-            rates = [ranking.hit_rate(of_rows, k) for k in lengths]
-            axes.plot(lengths, rates, **_line(number, label))
+        for label, of_rows in ranks.items():
+            axes.plot(lengths, [ranking.hit_rate(of_rows, k) for k in lengths], label=label)
         axes.set_xscale("log")
         ticks = [k for k in (1, 2, 5, 10, 20, 50, 100) if k <= longest]
         axes.set_xticks(ticks, [str(k) for k in ticks])
@@ -162,22 +138,15 @@ def roc_curves(of: str, labels: npt.NDArray[Any], scores: Mapping[str, npt.Array
       of: what the title names; may be empty.
       labels: `[n]`, 0 or 1, both present.
       scores: name -> `[n]`, any scale; the model comes first.
-
-    Raises:
-      DataError: one class only, NaN, or lengths that differ.
     """
-    from sklearn.metrics import roc_curve
+    from sklearn.metrics import RocCurveDisplay
 
     title = _titled("ROC", of)
     with _drawing(title, "false positive rate", "true positive rate") as (axes, svg):
-        _shares(axes)
-        for number, (label, values) in enumerate(scores.items()):
-            style = _line(number, f"{label}  {auc(labels, values):.3f}")
-            x, y, _ = roc_curve(labels, np.asarray(values, np.float64))
-            # More than about 400 points would weigh megabytes and look the same.
-            some = np.unique(np.linspace(0, len(x) - 1, 400).astype(int))
-            width = 1.9 if number == 0 else 1.3
-            axes.plot(x[some], y[some], linewidth=width, zorder=10 - number, **style)
+        for label, values in scores.items():
+            RocCurveDisplay.from_predictions(labels, values, name=label, ax=axes)
+        axes.get_legend().remove()
+        axes.plot([0, 1], [0, 1], color=_GRID, linestyle="-", linewidth=1)
     caption = f"{len(labels):,} test impressions, {np.mean(labels):.0%} of them positive."
     return Figure(title, caption, *svg)
 
@@ -186,27 +155,26 @@ def calibration(
     of: str, labels: npt.NDArray[Any], probabilities: npt.NDArray[np.float64]
 ) -> list[Figure]:
     """The share of positives against predicted probability, in tenths of the examples; none of
-    fewer than `LEAST_CALIBRATED`.
+    fewer than a hundred.
 
     Raises:
       DataError: probabilities outside [0, 1], NaN, or lengths that differ.
     """
-    if len(labels) < LEAST_CALIBRATED:
+    if len(labels) < _LEAST_CALIBRATED:
         return []
     title, table = _titled("Calibration", of), calibration_table(labels, probabilities)
     share = table.mean_observed
     with _drawing(title, "predicted probability", "share that was positive") as (axes, svg):
-        _shares(axes)
         axes.errorbar(
             table.mean_predicted,
             share,
             yerr=2 * np.sqrt(share * (1 - share) / table.counts),  # twice its standard error
-            color=_ACCENT,
             ecolor=_MUTED,
             elinewidth=0.9,
             marker="o",
             markersize=4,
         )
+        axes.plot([0, 1], [0, 1], color=_GRID, linestyle="-", linewidth=1)
     caption = (
         "Tenths of the test impressions by predicted probability, against the share that was "
         f"positive. Mean distance from the diagonal: {table.expected_calibration_error:.3f}."

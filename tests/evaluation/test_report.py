@@ -1,44 +1,33 @@
 """The report: everything shown, everything escaped, nothing fetched."""
 
 import html.parser
-import json
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from m6rec_jax import run_report
 from m6rec_jax.errors import DataError
 from m6rec_jax.evaluation import report_figures
 from m6rec_jax.evaluation.report import (
     Comparison,
-    ModelText,
+    Example,
     ParameterGroup,
-    Recommendation,
     ReportData,
-    TextPiece,
-    UserPanel,
+    Text,
     render_report,
 )
-from m6rec_jax.evaluation.report_figures import Figure
 
 HOSTILE = """<script>alert("1")</script> & 'x' $y$ "><img src=x onerror=alert(1)>"""
 RANKS = np.array([[1, 0], [4, 30], [2, 9]])
 VOID = {"meta", "br", "img", "link", "input", "hr"}
 
 
-def scored(name: str = "smoothed mean", count: int = 400) -> list[Figure]:
-    rng = np.random.default_rng(0)
-    labels = rng.integers(0, 2, count)
-    probabilities = np.clip(0.3 + 0.3 * labels + 0.1 * rng.normal(size=count), 0, 1)
-    scores = {"this model": probabilities, name: rng.normal(size=count) + labels}
-    roc = report_figures.roc_curves("", labels, scores)
-    return [roc, *report_figures.calibration("", labels, probabilities)]
-
-
 def full(word: str = "a word") -> ReportData:
     """A report with every part, and `word` wherever text from data goes."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 400)
+    probabilities = np.clip(0.3 + 0.3 * labels + 0.1 * rng.normal(size=400), 0, 1)
+    scores = {"this model": probabilities, f"mean {word}": rng.normal(size=400) + labels}
     return ReportData(
         title=f"T {word}",
         summary=f"S {word}",
@@ -47,30 +36,18 @@ def full(word: str = "a word") -> ReportData:
             Comparison("sure?", "log loss", 0.58, {"popularity": 0.65}, False),
         ],
         figures=[
-            report_figures.curves(
-                f"pretraining {word}",
-                {"training": (range(50), np.linspace(3, 2, 50)), "validation": ([49], [2.0])},
-            ),
-            report_figures.curves("tuning", {"training": ([1, 2], [0.7, 0.6])}),
+            report_figures.curve(f"pretraining {word}", range(50), np.linspace(3, 2, 50).tolist()),
+            report_figures.curve("tuning", [1, 2], [0.7, 0.6]),
             report_figures.hit_rates("", {"this model": RANKS, f"popular {word}": RANKS + 3}, 20),
-            *scored(f"mean {word}"),
+            report_figures.roc_curves("", labels, scores),
+            *report_figures.calibration("", labels, probabilities),
         ],
-        users=[
-            UserPanel(
+        examples=[
+            Example(
                 f"User {word}",
-                [f"profile {word}", f"film {word}"],
-                [Recommendation(f"top {word}", 0.875, is_hit=True), Recommendation("b", 0.5)],
-                [f"wanted {word}"],
-                history_length=12345,
-            )
-        ],
-        score_name=f"probability {word}",
-        texts=[
-            ModelText(
-                f"example {word}",
-                [TextPiece(f"segment {word}", 7), TextPiece("second", 4)],
-                [TextPiece(f"candidate {word}", 9, f"remark {word}")],
-                task=f"task {word}",
+                [Text(f"profile {word}", f"note {word}")],
+                [Text(f"top {word}", "0.875", 0.9, is_hit=True), Text("b", "0.5")],
+                [Text(f"wanted {word}")],
             )
         ],
         parameters=[
@@ -78,7 +55,7 @@ def full(word: str = "a word") -> ReportData:
             ParameterGroup("p", 1000, True),
         ],
         facts={f"fact {word}": f"value {word}"},
-        notes=[f"note {word}"],
+        notes=[f"N {word}"],
     )
 
 
@@ -123,9 +100,9 @@ def test_hostile_text_stays_text() -> None:
         assert not any(name.startswith("on") for name in attributes), (tag, attributes)
     # Every place that takes text shows it, whole.
     places = (
-        "T S AUC mean pretraining User profile film top wanted popular task probability example"
+        "T S AUC mean pretraining User profile note top wanted popular encoder fact value remark"
     )
-    for place in f"{places} segment candidate remark encoder fact value note".split():
+    for place in places.split():
         assert f"{place} {HOSTILE}" in page.text, place
 
 
@@ -153,9 +130,7 @@ def test_figures_stand_in_the_page() -> None:
         "+0.0700",  # log loss: lower is better, so less is a lead
         "1.01%",  # trained share
         "100,000",
-        "12,345",
         "0.875",
-        "2 segments, 11 tokens",
     ):
         assert figure in page.text, figure
 
@@ -172,12 +147,3 @@ def test_lead_is_against_the_strongest_baseline_whichever_way_is_better() -> Non
 def test_what_cannot_be_shown_is_an_error(model: float) -> None:
     with pytest.raises(DataError):
         render_report(ReportData("x", comparisons=[Comparison("t", "AUC", model, {})]))
-
-
-def test_losses_of_unlike_scale_have_axes_of_their_own(tmp_path: Path) -> None:
-    for validation, number in ((2.5, 1), (40.0, 2)):
-        lines = [{"step": n, "loss": 2.0, "validation/loss": validation} for n in (1, 2)]
-        (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(one)}\n" for one in lines))
-        found = list(run_report._curves("run", tmp_path))
-        assert len(found) == number
-        assert sum(len(series) for _, series in found) == 2

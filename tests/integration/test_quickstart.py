@@ -116,10 +116,10 @@ def test_everything_lies_in_one_folder(made: Path) -> None:
     assert sizes["model"] == "tiny"
     assert (out / "retriever" / "inference" / "ranking.json").is_file()
     text = (out / "report.html").read_text()
-    shown = ("AUC", "log loss", "hit rate @ 10", "item mean", "popularity", "two towers", "4 users")
+    shown = ("AUC", "log loss", "hit rate @ 10", "item mean", "popularity", "two towers", "User u")
     for part in shown:
         assert part in text, part
-    assert text.count(">chosen<") < 15, "only what the users chose is marked"
+    assert 0 < text.count(">chosen<") < 15, "only what the users chose is marked"
 
 
 def test_the_same_command_goes_on(made: Path) -> None:
@@ -152,7 +152,7 @@ def test_a_report_of_any_run(made: Path, tmp_path: Path, monkeypatch: pytest.Mon
     assert "user and item mean" in text
     # The text that was read, and the answers to it.
     assert "bought " in text
-    assert re.search(r"<b>model 0\.\d\d, truth (positive|negative)</b>", text)
+    assert re.search(r"model 0\.\d\d, truth (positive|negative)", text)
     page = report_on_run(Path("foundation"), tmp_path / "foundation.html", rows=8)
     assert "perplexity" in page.read_text()
 
