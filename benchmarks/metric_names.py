@@ -42,10 +42,6 @@ METRICS: dict[str, tuple[str, int, str]] = {
     # Of written texts; BLEU and ROUGE are percentages.
     "fmr": ("FMR", 3, "higher"),
     "true_share": ("true attributes", 3, "higher"),
-    "requests": ("requests", 0, "none"),
-    "obey": ("obey, %", 1, "higher"),
-    "obey_held_out": ("obey, other words, %", 1, "higher"),
-    "obey_without_filter": ("without the filter, %", 1, "higher"),
     "all_true_share": ("texts all true", 3, "higher"),
     "bytes": ("bytes", 0, "lower"),
     "ms_per_candidate": ("ms a candidate", 2, "lower"),
