@@ -107,7 +107,7 @@ JOBS: Mapping[str, Job] = {
         measured=(
             "movielens_ctr",
             "per_user_temporal",
-            ("LR", "FM", "WideDeep", "DeepFM", "DIN"),
+            ("LR", "FM", "WideDeep", "DeepFM"),
         ),
         in_figures=MEAN_BASELINES,
     ),

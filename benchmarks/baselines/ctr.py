@@ -1,9 +1,9 @@
 """Click models on MovieLens-100k, per-user temporal split, label = 4 stars or more.
 
     python -m benchmarks.baselines.ctr                       # everything that has no rows yet
-    python -m benchmarks.baselines.ctr --models FM DIN --seeds 1 2 3 --force
+    python -m benchmarks.baselines.ctr --models FM --seeds 1 2 3 --force
 
-RecBole's logistic regression, FM, DeepFM, Wide&Deep and DIN with RecBole's own settings, on the
+RecBole's logistic regression, FM, DeepFM and Wide&Deep with RecBole's own settings, on the
 very rows that our models see. Rows go to `benchmarks/results/movielens_ctr.json` as each run ends,
 so the study can be stopped and resumed.
 """
@@ -23,7 +23,7 @@ from m6rec_jax.metrics.classification import log_loss, ordering_metrics
 
 DATASET, SPLIT = "movielens-100k", "per_user_temporal"
 # Cheap models first: a study that is stopped has most of its rows.
-MODELS = ("LR", "FM", "WideDeep", "DeepFM", "DIN")
+MODELS = ("LR", "FM", "WideDeep", "DeepFM")
 
 
 def main(arguments: list[str] | None = None) -> None:
