@@ -152,10 +152,8 @@ class Job:
     # ---- steps
 
     def count(self, shard: int) -> np.ndarray:
-        """Counts what the users of a shard did.
-
-        Returns:
-          events before each group of 'groups', where negatives are sampled for them.
+        """Counts what the users of a shard did; returns the events before each group of 'groups',
+        where negatives are sampled for them.
         """
         bucket = self.bucket(shard)
         if self.settings.keeps_windows:
@@ -198,10 +196,8 @@ class Job:
         NeighbourQueries(queries, items, window).save(self.folder / f"queries-{shard}")
 
     def answer(self, numbers: slice) -> None:
-        """Saves what pairs of items say to groups `[2, items]`; after the last ones, all pairs.
-
-        Args:
-          numbers: of the groups, in the order of places.
+        """Saves what pairs of items say to groups, by their numbers in the order of places `[2,
+        items]`; after the last ones, all pairs.
         """
         timeline, number = self.timeline, self.everybody.item_number
         before, num_events = self.before()
@@ -225,14 +221,8 @@ class Job:
     def render(
         self, shard: int, names: Sequence[str]
     ) -> tuple[list[tuple[str, tfrecords.ShardFile]], np.ndarray]:
-        """Writes the rows of views `names`, a file of each part.
-
-        Args:
-          shard: its number.
-          names: of the views.
-
-        Returns:
-          view and file, and how many negatives were drawn: see `NegativeSampler.drawn`.
+        """Writes the rows of views, a file of each part; returns view and file of each, and how
+        many negatives were drawn: see `NegativeSampler.drawn`.
         """
         files = []
         rows = ShardRows(self, shard, self.answers(shard))

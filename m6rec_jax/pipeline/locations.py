@@ -96,7 +96,7 @@ def load_vocabulary(dataset: str, split: str) -> Vocabulary:
 
 
 def read_vocabulary(path: str | Path) -> Vocabulary:
-    """The vocabulary of a SentencePiece file, perhaps in a bucket, loaded once; raises ConfigError."""
+    """The vocabulary of a SentencePiece file, perhaps in a bucket, loaded once; or ConfigError."""
     copy = kept_copy(path_of(path))
     return _vocabulary(str(copy.resolve()), copy.stat().st_mtime_ns if copy.is_file() else 0)
 

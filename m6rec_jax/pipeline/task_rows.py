@@ -49,7 +49,7 @@ def task_vocabulary(mixture_or_task_name: str) -> Vocabulary:
 
 
 def tasks_with(provider: seqio.Task | seqio.Mixture, split: str) -> list[seqio.Task]:
-    """A mixture's tasks (or the task itself) that have a split; raises DataError where none has it."""
+    """A mixture's tasks (or the task itself) that have a split; DataError where none has it."""
 
     tasks = seqio.get_subtasks(provider)
     if with_split := [task for task in tasks if split in task.splits]:

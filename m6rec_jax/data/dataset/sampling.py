@@ -37,20 +37,18 @@ def sample_dataset(
 
     First users and items with too few events are left out until none is left (a k-core). Then some
     of the users are drawn, and with them alone the same is done again. Events of too small a value
-    are left out before. Whether a user is drawn depends on their id and the seed alone.
+    are left out before. Whether a user is drawn depends on their id and the seed alone. A folder
+    that was made in the same way from the same data is left alone.
 
     Args:
-      dataset_dir, out: the folder to draw from; where the new one goes, under its name.
+      dataset_dir, out: the folder to draw from; where the new one, which is returned, goes by name.
       name: of the new data set; None: the old name with `-small` at its end.
       users: how many users are drawn; None: all.
       min_user_events, min_item_events: of a user and of an item, at least.
       min_value: of an event, at least, such as 1 where 0 means that none was given; None: any.
-      value_scale: what values are multiplied by, and with them the one from which an event is a
-        like and those of the template's outcomes, so that data sets share a scale.
+      value_scale: what values are multiplied by, and with them the label's and the outcomes'
+        bounds, so that data sets share a scale.
       seed: of the draw.
-
-    Returns:
-      the new folder. One that was made in the same way from the same data is left alone.
 
     Raises:
       DataError: something is wrong with the folder, or nothing would be left.

@@ -21,11 +21,8 @@ def show_rows(
 ) -> Iterator[str]:
     """The first rows of a view, then lengths of the texts of a sample.
 
-    Args:
-      view: of `views.COLUMNS`.
-      rows: of the view; `SAMPLE` of them are read.
-      shown: how many are shown.
-      count: tokens of a text; None: without a vocabulary.
+    `SAMPLE` of the rows are read, some `shown`; `count` counts tokens of a text, None: no
+    vocabulary.
     """
     lengths: dict[str, list[int]] = {name: [] for name in text_columns(view)}
     for number, row in enumerate(itertools.islice(rows, SAMPLE)):

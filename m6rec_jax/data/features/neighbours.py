@@ -42,15 +42,12 @@ WINDOW = np.dtype([("item", np.int32), ("value", np.float64)])
 
 
 class PairCounts:
-    """Two counters for every pair of items: users who acted on both, and the sum over them of the
-    products of their values' differences from the mean.
+    """Two counters for every pair of items, numbered from 0 to below `num_items`: users who acted
+    on both, and the sum over them of the products of their values' differences from the mean.
 
-    Memory: 8 bytes for each cell of a square, 16 for each pair that occurs in a larger catalogue.
-
-    Args:
-      num_items: items are numbered from 0 to below this.
-      keys, counts: of `to_arrays`, to begin with.
-      others: keys of pairs that may be added, too; up to `DENSE_ITEMS` any may be.
+    Begins with `keys` and `counts` of `to_arrays`. Above `DENSE_ITEMS` items only those pairs and
+    those of the keys `others` may be added. Memory: 8 bytes for each cell of a square, 16 for each
+    pair that occurs in a larger catalogue.
     """
 
     def __init__(
@@ -157,12 +154,8 @@ def features(
 
 @dataclasses.dataclass(frozen=True)
 class NeighbourQueries(MappedArrays):
-    """Items that are asked about, by group.
-
-    Attributes:
-      groups: of the fields `GROUP` `[groups]`.
-      items: numbers of items, in the order in which items came first `[items]`.
-      window: items of the users' windows, and the values that they gave them: the fields `WINDOW`.
+    """Items that are asked about: groups of the fields `GROUP`; numbers of items; the users'
+    windows, items and the values that they gave them, of the fields `WINDOW`.
     """
 
     groups: np.ndarray
@@ -188,18 +181,11 @@ class NeighbourQueries(MappedArrays):
 
 
 class NeighbourCounts:
-    """Counts pairs along the timeline and answers what is asked on the way.
+    """Counts pairs along the timeline, from the entries of windows, and answers what is asked on
+    the way.
 
-    Args:
-      timeline: of all users.
-      entries: of their windows.
-      item_number: number of each item, in the order in which items came first `[items]`.
-      settings: what the statistics count.
-      past: of an update: the `PairCounts.to_arrays` of the first `num_events` events.
-      num_events: see there.
-
-    Attributes:
-      pairs: the counts, by numbers of items.
+    `item_number` numbers items as they came first `[items]`. Of an update, `past` are the
+    `PairCounts.to_arrays` of the first `num_events` events. `pairs` are the counts.
     """
 
     def __init__(
@@ -224,10 +210,8 @@ class NeighbourCounts:
         self._num_users = self._place = self._num_entries = 0
 
     def answer(self, queries: NeighbourQueries, groups: np.ndarray) -> Iterator[np.ndarray]:
-        """What pairs say of all items of some groups, which are in the order of places.
-
-        Yields:
-          for each group what `features` says of its items, NaN where nothing is known `[2, items]`.
+        """Yields for each of some groups, in the order of places, what `features` says of its
+        items, NaN where nothing is known `[2, items]`.
         """
         for group in groups:
             place, user_share, low, high, window_low, window_high = group.tolist()

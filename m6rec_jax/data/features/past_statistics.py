@@ -41,16 +41,10 @@ class Population(NamedTuple):
 class PastStatistics:
     """See the module; items are indices of the items table.
 
-    Args:
-      settings: what is counted.
-      timeline: of all events.
-      items: the items table.
-      factors: folder with the fits of factors.
-
     Attributes:
       item_values: of each column of `by`.
       item_number: number of each item, in the order in which items came first `[items]`.
-      fitted: the factors.
+      fitted: the factors, in the folder `factors`.
     """
 
     def __init__(

@@ -129,11 +129,8 @@ class Statistics:
     ) -> Self:
         """The statistics after the last event of a preparation.
 
-        Args:
-          past: what was counted.
-          entries: of all windows; None where none are kept.
-          pairs: of `PairCounts.to_arrays`, by numbers of items.
-          item_ids, user_ids: in the order of the tables.
+        `entries` are those of all windows, None where none are kept; `pairs` of
+        `PairCounts.to_arrays`, by numbers of items; ids are in the order of the tables.
         """
         timeline, settings = past.timeline, past.settings
         counted = np.flatnonzero(timeline.counted)
@@ -237,12 +234,9 @@ class Statistics:
     # ---- one user
 
     def user(self, user_id: str, behaviours: Iterable[tuple[Event, Item]] = ()) -> KnownUser:
-        """What is known of a user, with behaviours that these statistics do not hold.
-
-        Args:
-          user_id: may be unknown, or empty.
-          behaviours: the user's events, oldest first, with their items. Of a known user only those
-            later than the last one that was counted of it are taken.
+        """What is known of a user, who may be unknown, or empty, with behaviours, oldest first,
+        that these statistics do not hold. Of a known user only those later than the last one
+        counted are taken.
         """
         number = self._users.get(user_id)
         stored = slice(0, 0) if number is None else slice(*self._user_start[number : number + 2])
@@ -316,15 +310,11 @@ class KnownUser(UserEvents):
         time: float | None = None,
         names: Collection[str] | None = None,
     ) -> list[dict[str, Value]]:
-        """What is known of the user and items: features of each item.
+        """What is known of the user and items, which may be unknown: features of each item.
 
-        Args:
-          items: may be unknown.
-          time: the moment, unix seconds; None for "after all events".
-          names: those that are wanted, and perhaps others; None: all.
-
-        Raises:
-          DataError: an event at `time` or later was counted already, so they would leak the future.
+        `time` is the moment, unix seconds, None for "after all events"; `names` are those that are
+        wanted, and perhaps others, None: all. Raises DataError where an event at `time` or later
+        was counted already, so that they would leak the future.
         """
         features = self._as_of(time, items)
         numbers = np.asarray([self.number(item) for item in items], np.int64)

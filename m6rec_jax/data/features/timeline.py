@@ -94,13 +94,9 @@ class Timeline(MappedArrays):
     ) -> Self:
         """Makes the sums, in files of a new folder.
 
-        Args:
-          folder: for the files.
-          batches: row, user, item, time, value (NaN for none), part; in the order of time and row,
-            of the parts that statistics may hold.
-          size: events of all batches.
-          num_rows, num_items: of the tables.
-          at_least: events with at least this value are positive; None where all are.
+        `batches` of the columns row, user, item, time, value (NaN for none), part are in the order
+        of time and row, and have `size` events of the parts that statistics may hold. Events with
+        at least the value `at_least` are positive; None where all are.
         """
         folder.mkdir()
         kinds = {"time": float, "user": np.int32, "item": np.int32, "value": float, "counted": bool}

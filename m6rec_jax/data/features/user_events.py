@@ -120,12 +120,9 @@ class UserEvents:
     """What moments know of users.
 
     Args:
-      item, time, value, liked: of each event, a missing value is NaN `[events]`.
+      item, time, value, liked: of each event, a missing value is NaN (in `worth` 0) `[events]`.
       past: positions of the events that may be known.
       past_start: where in the past the user's events begin `[past]`.
-
-    Attributes:
-      worth: the value, 0 where it is missing `[events]`.
     """
 
     def __init__(
@@ -176,10 +173,8 @@ class UserEvents:
     def _met(
         self, events: np.ndarray, labels: np.ndarray, known: Ranges, sought: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Finds labels of events (of the past, ascending) among what is known of users `[n]`.
-
-        Returns:
-          where those equal to `sought` begin and end `[n]` in an order of events, and the order.
+        """Finds labels of events (of the past, ascending) among what is known of users `[n]`: where
+        those equal to `sought` begin and end `[n]` in an order of events, and the order.
         """
         size = max(labels.max(initial=0), sought.max(initial=0)) + 1
         width = len(self.past) + 1
@@ -191,10 +186,8 @@ class UserEvents:
         return low, high, order
 
     def seen(self, known: Ranges) -> tuple[np.ndarray, Ranges]:
-        """The distinct items in ranges of the past, each from its user's first event on.
-
-        Returns:
-          positions of their first events, and each one's range among them.
+        """The distinct items in ranges of the past, each from its user's first event on: positions
+        of their first events, and each one's range among them.
         """
         first = np.flatnonzero(is_first(self._pairs))
         return self.past[first], _within(first, known)

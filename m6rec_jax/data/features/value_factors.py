@@ -55,12 +55,10 @@ class ValueFactors(NamedTuple):
         num_items: int,
         smoothing: float,
     ) -> ValueFactors:
-        """Fits all items anew, starting from this fit.
+        """Fits all items, numbered below `num_items`, anew, starting from this fit.
 
-        Args:
-          users, items, values: what the windows of all users hold, user by user `[n]`.
-          num_items: items are below this.
-          smoothing: biases are pulled towards zero as if by this many values at the mean.
+        `users`, `items` and `values` are what the windows of all users hold, user by user `[n]`.
+        Biases are pulled towards zero as if by `smoothing` values at the mean.
         """
         num_users = int(users.max(initial=-1)) + 1
         mean = float(values.mean())
@@ -87,18 +85,11 @@ class ValueFactors(NamedTuple):
     def expected(
         self, items: np.ndarray, window: np.ndarray, values: np.ndarray, smoothing: float
     ) -> np.ndarray:
-        """What a user will probably value items.
+        """What a user will probably value items, by their numbers `[n]`: float64 `[n]`.
 
         Items that the fit did not know have no bias and no factors: they are expected to get what
-        the user gives on average.
-
-        Args:
-          items: asked about, by their numbers `[n]`.
-          window, values: what the user valued so far, and how.
-          smoothing: as of the fit.
-
-        Returns:
-          float64 `[n]`.
+        the user gives on average. `window` and `values` are what the user valued so far, and how;
+        `smoothing` is that of the fit.
         """
         fitted = window < len(self.item_bias)
         seen = window[fitted]
@@ -159,11 +150,8 @@ class FittedFactors:
     def fit(
         self, entries: WindowEntries, past: ValueFactors | None = None, num_events: int = 0
     ) -> None:
-        """Fits them, each starting from the one before.
-
-        Args:
-          entries: of all users.
-          past: of an update: the factors that were fitted to the first `num_events` events.
+        """Fits them to the entries of all users, each starting from the one before; of an update
+        from `past`, the factors that were fitted to the first `num_events` events.
         """
         timeline, done = self._timeline, 0
         factors = past or ValueFactors.none(self._options.factors)

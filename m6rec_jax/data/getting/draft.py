@@ -74,7 +74,8 @@ def draft(
     *,
     has_times: bool = True,
 ) -> tuple[DatasetSpec, list[str]]:
-    """Drafts what describes the rows of a data set.
+    """Drafts what describes the rows of a data set, and says what was decided, in lines for the
+    user.
 
     Args:
       tables: have the rows.
@@ -82,9 +83,6 @@ def draft(
       users, items, events: their columns; `events.value` is dropped where it tells nothing.
       at_least: from which value an event is a positive; None: what divides events most evenly.
       has_times: whether `events.time` are times, not places in an order.
-
-    Returns:
-      The description, and what was decided, in lines for the user.
 
     Raises:
       DataError: items have no text.

@@ -41,12 +41,8 @@ _TEXT = re.compile(r"title|name|text|descr|summary|headline|abstract|review", re
 
 
 class _File(NamedTuple):
-    """A table in a file.
-
-    Attributes:
-      path: the file.
-      source: as `data.dataset.tables` reads it.
-      columns: attribute column -> type, as in `schema.COLUMN_TYPES`.
+    """A table in a file, as `data.dataset.tables` reads it; attribute column -> type of
+    `COLUMN_TYPES`.
     """
 
     path: Path
@@ -76,21 +72,15 @@ def import_dataset(
     name: str | None = None,
     at_least: float | None = None,
 ) -> list[str]:
-    """Reads `source` and writes a data set folder that `m6rec data check` accepts.
+    """Reads a folder of one of `FORMATS` and writes a new data set folder that `m6rec data check`
+    accepts.
 
     Rows in which that finds errors are left out, counted, and kept in `check.REJECTED`. Nothing is
-    there under `output` until all of it is.
+    there under `output` until all of it is. Returns lines for the user: what was written, decided
+    and left out.
 
-    Args:
-      format_name: one of `FORMATS`.
-      source: a folder in that format.
-      output: a new folder.
-      name: of the data set; None: what the source is called.
-      at_least: from which rating an event is a positive; None: the rating that divides the events
-        most evenly.
-
-    Returns:
-      lines for the user: what was written, decided and left out.
+    `name` None is what the source is called; `at_least` None is the rating that divides the events
+    most evenly into positives and others.
 
     Raises:
       ConfigError: no such format, or a threshold that divides nothing.

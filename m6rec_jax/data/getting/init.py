@@ -47,7 +47,7 @@ _LEAST_SECONDS = 1e8
 def init_dataset(
     paths: Sequence[Path], name: str | None = None, at_least: float | None = None
 ) -> list[str]:
-    """Writes `dataset.json` beside the tables.
+    """Writes `dataset.json` beside the tables, and returns what was guessed, in lines for the user.
 
     Where there is no table of users, `users.parquet` with their ids is written, too.
 
@@ -56,9 +56,6 @@ def init_dataset(
         that folder, which then has no other such files.
       name: of the data set; None: what the folder is called.
       at_least: from which value an event is a positive; None: what divides events most evenly.
-
-    Returns:
-      What was guessed, in lines for the user.
 
     Raises:
       DataError: the tables cannot be read, or it cannot be told which is which or where the ids,

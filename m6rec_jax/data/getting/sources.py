@@ -196,10 +196,8 @@ def default_cache_dir() -> Path:
 def fetch(name: str) -> Path:
     """Makes sure a public data set is in the cache and returns its folder.
 
-    A folder that is there is returned at once, without network. It appears when it is complete.
-
-    Raises:
-      DataError: an unknown name, or no route that gives the right files.
+    One that is there is returned without network; a new one appears when it is complete. Raises
+    DataError for an unknown name, or where no route gives the right files.
     """
     known = public_datasets()
     if name not in known:

@@ -64,7 +64,7 @@ class ViewRow(NamedTuple):
 
 
 class Corpus(abc.ABC):
-    """An opened folder.
+    """An opened folder; raises DataError where a file is missing.
 
     Args:
       name: of the data set.
@@ -76,9 +76,6 @@ class Corpus(abc.ABC):
       split_options: options of splits by name, as the description has them.
       settings: for JSON, on which rows depend, too.
       manifest: what the manifest says of it, too.
-
-    Raises:
-      DataError: a file is missing.
     """
 
     kind: ClassVar[str]
@@ -115,18 +112,12 @@ class Corpus(abc.ABC):
 def prepare_corpus(
     corpus: Corpus, out: str | Path, split: str = "by_group", progress: bool = True
 ) -> Prepared:
-    """Writes the views of a corpus, unless they are on disk, made from the same.
+    """Writes the views of a corpus into a TFDS data_dir, perhaps in a bucket, unless they are
+    there, made from the same.
 
-    Args:
-      corpus: an opened folder.
-      out: the TFDS data_dir; may be in a bucket.
-      split: 'by_group', with options where wanted (`by_group:seed=1`); it decides where files of
-        the corpus do not.
-      progress: whether to show bars.
-
-    Raises:
-      DataError: something is wrong with the folder, or a split is empty, or `out` holds a data set
-        of another name.
+    `split` is 'by_group', with options where wanted (`by_group:seed=1`); it decides where files of
+    the corpus do not. Raises DataError where something is wrong with the folder, a split is empty,
+    or `out` holds a data set of another name.
     """
     by_group = Split.parse(split, corpus.split_options)
     if by_group.kind != "by_group":

@@ -207,14 +207,8 @@ class DialogueOptions:
 
 
 class Dialogues(Corpus):
-    """A folder of dialogues.
-
-    Args:
-      directory: with `dialogues.json`.
-      options: None for gin's `DialogueOptions` or the defaults.
-
-    Raises:
-      DataError: the description does not fit, or a file is missing.
+    """A folder of dialogues; `options` None for gin's. Raises DataError where the description does
+    not fit, or a file is missing.
     """
 
     kind = "dialogues"
@@ -242,10 +236,8 @@ class Dialogues(Corpus):
 
     @functools.cached_property
     def records(self) -> Sequence[Record]:
-        """All dialogues.
-
-        Raises:
-          DataError: a broken row, no dialogue, or one that is in two splits.
+        """All dialogues; raises DataError for a broken row, no dialogue, or one that is in two
+        splits.
         """
         read, splits = FORMATS[self.spec.format], dict[str, str]()
         records = [

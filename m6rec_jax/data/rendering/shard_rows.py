@@ -28,12 +28,8 @@ _SECONDS_OF_CONTEXT = 3600.0
 
 
 class ShardRows:
-    """See the module.
-
-    Args:
-      job: of the preparation.
-      shard: number of the shard.
-      answers: what pairs of items say of the candidates of 'groups' `[2, items]`, if counted.
+    """See the module. `answers` are what pairs of items say of the candidates of 'groups' `[2,
+    items]`, if counted.
 
     Attributes:
       bucket: the events of the shard.

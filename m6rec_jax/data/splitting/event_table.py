@@ -190,11 +190,8 @@ class EventTable:
         return f"(SELECT value FROM by_{key} WHERE by_{key}.key = event.{key})"
 
     def ordered(self, order: str, parts: Sequence[int] | None = None) -> pa.RecordBatchReader:
-        """Streams events with their `part`.
-
-        Args:
-          order: columns or expressions in SQL.
-          parts: of which events are wanted; None: of all but those that are excluded.
+        """Streams events with their `part`, in an order in SQL, of some `parts`; None: of all but
+        those that are excluded.
         """
         return self._database.sql(self._ordered(order, parts)).to_arrow_reader(_BATCH_ROWS)
 

@@ -129,14 +129,11 @@ def few_shot(codes: np.ndarray, *, n: int, seed: int, history: str = "all") -> n
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """A split by name, with its options: what `prepare(split=...)` and `dataset.json` name.
+    """A split by name, with the options of its kind (`KINDS`): what `prepare(split=...)` and
+    `dataset.json` name, and prepared data sets are called after.
 
-    Attributes:
-      kind: one of `KINDS`.
-      options: of the kind, see `KINDS`; `of` is the split that 'held_out_items' and 'few_shot'
-        start from (default 'per_user_temporal').
-      name: what the prepared data set is called after.
-      base: the split that a held-out or few-shot split starts from; None for the others.
+    `base` is the split that a held-out or few-shot split starts from, by its option `of`; None for
+    the others.
     """
 
     kind: str

@@ -104,10 +104,8 @@ class Prepared:
 
     @classmethod
     def open(cls, data_dir: str | os.PathLike[str], dataset: str, split: str) -> Prepared:
-        """Opens what `prepare` wrote below the TFDS data_dir.
-
-        Raises:
-          DataError: this split is not prepared there; the message names those that are.
+        """Opens what `prepare` wrote below the TFDS data_dir; raises DataError, with the names of
+        those that are prepared, where this split is not.
         """
         folder = folder_of(data_dir, dataset, split)
         with bucket_errors(folder, "read"):
@@ -122,10 +120,8 @@ class Prepared:
 
     @classmethod
     def find(cls, data_dir: str | os.PathLike[str], name: str) -> Prepared:
-        """Opens a split by its data set's name, or by both: `corner-shop.leave_one_out`.
-
-        Raises:
-          DataError: there is none; or there are several splits, none of which is the default.
+        """Opens a split by its data set's name, or by both: `corner-shop.leave_one_out`. Raises
+        DataError where there is none, or several, none of which is the default.
         """
         there = [path.parent.name for path in path_of(data_dir).glob(f"*/{MANIFEST}")]
         default = views.config_prefix(name, "per_user_temporal")

@@ -102,15 +102,8 @@ def write_shard(path: Path, split: str, records: Iterable[bytes]) -> ShardFile:
 
 
 def write_view(target: Path, view: str, files: Sequence[ShardFile]) -> dict[str, int]:
-    """Makes a folder that TFDS knows, in place of what is there.
-
-    Args:
-      target: `.../<config name>/<version>`.
-      view: gives the columns.
-      files: are moved there.
-
-    Returns:
-      split -> rows.
+    """Makes a folder that TFDS knows, `.../<config name>/<version>`, in place of what is there;
+    moves the files of a view there, and returns split -> rows.
     """
     features = {}
     for name, (kind, many) in sorted(views.COLUMNS[view].items()):
