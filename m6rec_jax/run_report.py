@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -41,7 +42,6 @@ from m6rec_jax.pipeline.prepared_rows import TaskPart
 from m6rec_jax.pipeline.registration import TaskInfo, evaluated_tasks
 from m6rec_jax.pipeline.task_rows import task_vocabulary
 from m6rec_jax.sharding import data_parallel, make_mesh
-from m6rec_jax.text.vocabulary import Vocabulary
 from m6rec_jax.training.metric_log import read_metrics
 from m6rec_jax.training.parameter_table import count_parameters
 from m6rec_jax.training.task_data import trained_on
@@ -118,10 +118,10 @@ class TaskResult:
     metrics: Mapping[str, float]
     baselines: Mapping[str, Mapping[str, float]]
 
-    @property
-    def vocabulary(self) -> Vocabulary:
-        """Of the task."""
-        return task_vocabulary(self.task.name)
+    @functools.cached_property
+    def item_texts(self) -> Sequence[str]:
+        """Of the catalogue, which is read once."""
+        return self.task.prepared().catalogue().texts
 
 
 def evaluate_task(
@@ -377,11 +377,11 @@ def _texts(
 ) -> list[Text]:
     """Blocks of the encoder or the decoder of a row, with notes by number of the block."""
     tokens, blocks = rows[f"{side}_input_tokens"][row], rows[f"{side}_block_ids"][row]
-    texts = []
+    texts, vocabulary = [], task_vocabulary(result.task.name)
     for block in np.unique(blocks[blocks > 0]).tolist():
         ids = tokens[blocks == block]
         note = ", ".join(filter(None, (f"{len(ids)} tokens", notes.get(block))))
-        texts.append(Text(result.vocabulary.decode(ids), note))
+        texts.append(Text(vocabulary.decode(ids), note))
     return [text for text in texts if text.text]
 
 
@@ -421,7 +421,7 @@ def _judgement(predictions: Any, number: int) -> str:
 
 def _recommended(result: TaskResult, row: int) -> list[Text]:
     """The list of a row, with scores: cosines, or the hybrid's weighted sums."""
-    predictions, texts = result.predictions, result.task.prepared().catalogue().texts
+    predictions, texts = result.predictions, result.item_texts
     there = predictions.top_items[row] >= 0
     items, scores = predictions.top_items[row][there], predictions.scores[row][there]
     bars = np.clip(scores, 0, 1)
@@ -442,6 +442,5 @@ def _wanted(result: TaskResult, row: int) -> list[Text]:
     predictions = result.predictions
     if not isinstance(predictions, RetrievalPredictions):
         return []
-    texts = result.task.prepared().catalogue().texts
     pairs = zip(predictions.targets[row].tolist(), predictions.ranks[row].tolist(), strict=True)
-    return [Text(texts[item], f"rank {rank:,}") for item, rank in pairs if item >= 0]
+    return [Text(result.item_texts[item], f"rank {rank:,}") for item, rank in pairs if item >= 0]
